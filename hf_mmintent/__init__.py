@@ -1,0 +1,13 @@
+"""Multimodal intent, sentiment and emotion recognition as Hugging Face models.
+
+Importing the package registers every architecture with the Auto classes, so that
+`AutoModelForSequenceClassification.from_pretrained(...)` opens its checkpoints.
+"""
+
+from pathlib import Path as _Path
+
+_root = _Path(__file__).resolve().parent.parent  # in a checkout the sub-packages are siblings of this folder
+if not (_root / "hf_mmintent" / "modeling").is_dir() and (_root / "modeling" / "__init__.py").is_file():
+    __path__.append(str(_root))
+
+__version__ = "0.1.0"

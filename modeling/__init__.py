@@ -1,0 +1,1 @@
+"""What travels with a checkpoint: configurations, models, processors and what they share."""
