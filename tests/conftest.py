@@ -20,6 +20,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["tests.hub_fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
