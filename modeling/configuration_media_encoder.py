@@ -57,7 +57,7 @@ class MediaEncoderConfig(MMIntentConfig):
     mel_min_frequency: float | int = 20.0  # Hz; below is rumble
     mel_max_frequency: float | int | None = None  # Hz; None: half the sampling rate
     mel_log_offset: float = 1e-6  # power added before the logarithm; silence becomes -13.8, not minus infinity
-    mel_mean: float | int = -4.0  # subtracted: about the mean log power of speech at usual recording levels
+    mel_mean: float | int = -6.0  # subtracted: about the mean log power of clearly recorded speech
     mel_std: float | int = 4.0  # divided by: about its deviation; constants, so no clip depends on another
     frames_per_step: int = 1  # mel frames per feature step; 2-5 shorten long clips
     step_reduction: Literal["mean", "stack"] = (

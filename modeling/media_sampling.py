@@ -164,20 +164,7 @@ class PictureSink:
         self.done = self.request.max_frames is not None and self.count >= self.request.max_frames
 
     def _convert(self, frame: Any) -> np.ndarray:
-        turns = round(frame.rotation / 90) % 4  # counter-clockwise, from the display matrix of phone recordings
-        height, width = frame.height, frame.width
-        if self.request.size is not None:
-            height, width = self.request.size if turns % 2 == 0 else self.request.size[::-1]
-            if self.request.crop:
-                scale = max(height / frame.height, width / frame.width)
-                cover = math.ceil(frame.height * scale - _EPSILON), math.ceil(frame.width * scale - _EPSILON)
-                picture = self._reformat(frame, *cover)
-                top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
-                return np.ascontiguousarray(np.rot90(picture[top : top + height, left : left + width], turns))
-        return np.ascontiguousarray(np.rot90(self._reformat(frame, height, width), turns))
-
-    def _reformat(self, frame: Any, height: int, width: int) -> np.ndarray:
-        return self.reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        return picture_array(frame, self.reformatter, self.request.size, self.request.crop)
 
     def finish(self) -> np.ndarray | None:
         if self.shown is not None and not self.done:
@@ -187,6 +174,31 @@ class PictureSink:
                 self._emit_once()
         self.shown = None
         return np.frombuffer(self.buffer, np.uint8).reshape(-1, *self.shape) if self.count else None
+
+
+def picture_array(frame: Any, reformatter: Any, size: tuple[int, int] | None, crop: bool) -> np.ndarray:
+    """
+    One picture upright, resized, as uint8 RGB.
+
+    Args:
+        frame (`av.VideoFrame`): Decoded picture.
+        reformatter (`av.video.reformatter.VideoReformatter`): Keeps its scaler from call to call.
+        size (`(height, width)`, pixels, *optional*): Size wanted; `None` keeps the picture's.
+        crop (`bool`): Cut the centre to the proportions of `size` instead of stretching.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`.
+    """
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, from the display matrix of phone recordings
+    height, width = (frame.height, frame.width) if size is None else size if turns % 2 == 0 else size[::-1]
+    cover = height, width
+    if crop:
+        scale = max(height / frame.height, width / frame.width)
+        cover = math.ceil(frame.height * scale - _EPSILON), math.ceil(frame.width * scale - _EPSILON)
+    scaled = reformatter.reformat(frame, width=cover[1], height=cover[0], format="rgb24")
+    top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
+    picture = scaled.to_ndarray()[top : top + height, left : left + width]
+    return np.ascontiguousarray(np.rot90(picture, turns))
 
 
 class _Resampler:
