@@ -11,3 +11,7 @@ if not (_root / "hf_mmintent" / "modeling").is_dir() and (_root / "modeling" / "
     __path__.append(str(_root))
 
 __version__ = "0.1.0"
+
+from hf_mmintent.registration import register as _register  # noqa: E402 - needs the path above
+
+_register()

@@ -1,0 +1,67 @@
+"""The one list of architectures: registers them with the Auto classes and lets their code travel with checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+
+import transformers
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
+from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
+from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
+
+# A new architecture is one line: the base class of its models, and its processor.
+ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], ...] = (
+    (MediaEncoderModel, None),
+    (MvclDafPreTrainedModel, MvclDafProcessor),
+)
+
+
+def register() -> None:
+    """Make every Auto class open every checkpoint of the package; safe to call again."""
+    for base, processor in ARCHITECTURES:
+        config = base.config_class
+        config.register_for_auto_class()
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto_class, location in base._auto_map.items():
+            if auto_class == "AutoConfig":
+                continue
+            module, name = location.split(".")
+            model = getattr(importlib.import_module(f"hf_mmintent.modeling.{module}"), name)
+            getattr(transformers, auto_class).register(config, model, exist_ok=True)
+            model.register_for_auto_class(auto_class)
+        if processor is not None:
+            AutoProcessor.register(config, processor, exist_ok=True)
+            processor.register_for_auto_class()
+
+
+def processor_class(model_type: str) -> type[ProcessorMixin]:
+    """
+    The processor of an architecture.
+
+    Raises:
+        ValueError: the architecture is unknown; the message lists the known ones.
+    """
+    known = {base.config_class.model_type: processor for base, processor in ARCHITECTURES if processor is not None}
+    if model_type not in known:
+        raise ValueError(f"there is no architecture {model_type!r}: known are {sorted(known)}.")
+    return known[model_type]
+
+
+def model_class(model_type: str, auto_class: str = "AutoModelForSequenceClassification") -> type[PreTrainedModel]:
+    """
+    The model that `auto_class` builds for an architecture.
+
+    Raises:
+        ValueError: the architecture is unknown or has no such head.
+    """
+    bases = {base.config_class.model_type: base for base, _ in ARCHITECTURES}
+    if model_type not in bases:
+        raise ValueError(f"there is no architecture {model_type!r}: known are {sorted(bases)}.")
+    location = bases[model_type]._auto_map.get(auto_class)
+    if location is None:
+        raise ValueError(f"{model_type!r} has no {auto_class}: it has {sorted(bases[model_type]._auto_map)}.")
+    module, name = location.split(".")
+    return getattr(importlib.import_module(f"hf_mmintent.modeling.{module}"), name)

@@ -1,0 +1,68 @@
+"""The configuration every architecture of the package derives from."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# What transformers itself hands to a config beside its declared fields: stored by other versions, read by the loader,
+# or set by `from_pretrained`. Anything else is a misspelt field.
+_LIBRARY_KEYS = frozenset(
+    {
+        "_attn_implementation",
+        "_commit_hash",
+        "_experts_implementation",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+
+
+@strict
+class MMIntentConfig(PreTrainedConfig):
+    """
+    Typed configuration that refuses fields it does not know.
+
+    transformers stores a misspelt field silently and trains with the default; a reproduction that never happened is the
+    result. Subclasses declare every hyper-parameter as an annotated field and cross-field rules as `validate_*` methods.
+
+    Raises:
+        ValueError: an unknown field was given; the message names the closest known one.
+    """
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        known = {field.name for field in fields(self)} | _LIBRARY_KEYS
+        for name in kwargs:
+            if name not in known:
+                raise ValueError(self._unknown_field(name, sorted(known)))
+        super().__post_init__(**kwargs)
+        for field in fields(self):  # JSON has no tuples: a reloaded config must equal the one that was saved
+            value = getattr(self, field.name)
+            if isinstance(value, list) and "tuple" in str(field.type):
+                setattr(self, field.name, tuple(tuple(item) if isinstance(item, list) else item for item in value))
+        for name in self.sub_configs_defaults:
+            sub_config = getattr(self, name)
+            if isinstance(sub_config, PreTrainedConfig):
+                # A part that is stored in another dtype makes the whole composite reload in that dtype.
+                sub_config.dtype = self.dtype
+
+    @classmethod
+    def _unknown_field(cls, name: str, known: list[str]) -> str:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        return f"{cls.__name__} has no field `{name}`.{hint} Known fields are the annotated ones of {cls.__name__}."

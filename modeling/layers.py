@@ -1,0 +1,236 @@
+"""Building blocks shared by the architectures.
+
+Letters used in shape comments: B batch, T or L sequence length, D feature width, d hidden size, H heads, M modalities,
+C classes. Masks are boolean of shape (B, T), True on valid steps, unless said otherwise.
+
+No block lets padding or batch mates touch a sample: padded steps are cleared with `masked_fill` (a product would keep NaN)
+and rows without any valid step are switched off by a presence factor, since attention backends disagree on such rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def clear_padding(states: Tensor, mask: Tensor) -> Tensor:
+    """Zero the padded steps of `states` (B, T, D), whatever they hold."""
+    return states.masked_fill(~mask[..., None], 0.0)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid steps of `states` (B, T, D); zeros where a row has none. Returns (B, D)."""
+    total = clear_padding(states, mask).sum(1)
+    return total / mask.sum(1, keepdim=True).clamp(min=1).to(states.dtype)
+
+
+def reverse_valid_prefix(states: Tensor, lengths: Tensor) -> Tensor:
+    """
+    Reverse the first `lengths[i]` steps of each row and leave the padding behind them in place.
+
+    Args:
+        states: (B, T, D).
+        lengths: (B,) long, number of valid steps, which must be a prefix.
+    """
+    steps = torch.arange(states.shape[1], device=states.device)[None]  # (1, T)
+    index = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)  # (B, T)
+    return states.gather(1, index[..., None].expand_as(states))
+
+
+def sinusoidal_positions(length: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoidal position table (length, width). Made on the fly: a buffer would not survive loading."""
+    position = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=torch.float32) * (-math.log(10000.0) / width))
+    table = torch.zeros(length, width, device=like.device)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate[: width // 2])
+    return table.to(like.dtype)
+
+
+class ReluLinear(nn.Linear):
+    """A linear layer that a ReLU follows; its own class so that initialisation keeps the scale of deep stacks."""
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out; also returns the weights (B, H, T_q, T_k)."""
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class Attention(nn.Module):
+    """
+    Multi-head attention whose keys and values may be different sequences of one length.
+
+    Args:
+        config: composite config, names the attention implementation.
+        hidden_size: width of queries and output.
+        num_heads: divides `hidden_size`.
+        dropout: on the attention weights.
+        key_size, value_size: widths of the key and value sequences, `hidden_size` when not given.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        hidden_size: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        key_size: int | None = None,
+        value_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"the attention width {hidden_size} is not divisible by {num_heads} heads.")
+        self.config = config
+        self.is_causal = False  # sdpa reads it and would be causal without a mask
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(key_size or hidden_size, hidden_size)
+        self.v_proj = nn.Linear(value_size or hidden_size, hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, d/H)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            query: (B, T_q, d).
+            key, value: (B, T_k, ...).
+            key_mask: (B, T_k) bool. A row without any valid key gives exact zeros.
+
+        Returns:
+            (B, T_q, d), and the weights (B, H, T_q, T_k) when the implementation is eager.
+        """
+        mask, present = None, None
+        if key_mask is not None:
+            present = key_mask.any(1)
+            # A row without keys attends anywhere here and is zeroed below: no backend sees a fully masked row.
+            usable = key_mask | ~present[:, None]
+            mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=query, attention_mask=usable, encoder_hidden_states=key
+            )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        states, weights = attend(
+            self,
+            self._heads(self.q_proj(query)),
+            self._heads(self.k_proj(key)),
+            self._heads(self.v_proj(value)),
+            mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        states = self.o_proj(states.reshape(query.shape))
+        if present is not None:
+            states = states.masked_fill(~present[:, None, None], 0.0)
+        return states, weights
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between; shape is kept."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size)
+        self.activation = ACT2FN[activation]
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.down_proj(self.dropout(self.activation(self.up_proj(states))))
+
+
+class TransformerLayer(GradientCheckpointingLayer):
+    """
+    Self- or cross-attention layer with a feed-forward block, post-norm or pre-norm.
+
+    With `key` and `value` the queries attend to them, otherwise to themselves.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float,
+        activation: str = "relu",
+        norm: str = "post",
+    ) -> None:
+        super().__init__()
+        self.pre_norm = norm == "pre"
+        self.attention = Attention(config, hidden_size, num_heads, dropout)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, hidden_states: Tensor, key_mask: Tensor | None, key: Tensor | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the new states (B, T, d) and the attention weights, if the implementation gives them."""
+        query = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
+        attended, weights = self.attention(
+            query, query if key is None else key, query if value is None else value, key_mask
+        )
+        states = hidden_states + self.dropout(attended)
+        if self.pre_norm:
+            return states + self.dropout(self.feed_forward(self.output_norm(states))), weights
+        states = self.attention_norm(states)
+        return self.output_norm(states + self.dropout(self.feed_forward(states))), weights
+
+
+class MaskedBiLSTM(nn.Module):
+    """
+    Bidirectional LSTM whose backward direction starts at the last valid step of each row.
+
+    One bidirectional `nn.LSTM` on padded input would start in the padding; two unidirectional ones keep the fast kernel.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.forward_lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
+        self.backward_lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
+
+    def forward(self, states: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
+        """
+        `states` (B, T, D) with a prefix mask (B, T) -> (B, T, 2·hidden_size), zeros on padding.
+
+        With `first_only` only the first position is returned, (B, 1, 2·hidden_size): the forward direction has read no
+        more than that, the backward one everything.
+        """
+        lengths = mask.sum(1)
+        if first_only:
+            ahead, _ = self.forward_lstm(states[:, :1])
+            back, _ = self.backward_lstm(reverse_valid_prefix(states, lengths))
+            last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, back.shape[-1])
+            return clear_padding(torch.cat([ahead, back.gather(1, last)], -1), mask[:, :1])
+        ahead, _ = self.forward_lstm(states)
+        back, _ = self.backward_lstm(reverse_valid_prefix(states, lengths))
+        return clear_padding(torch.cat([ahead, reverse_valid_prefix(back, lengths)], -1), mask)

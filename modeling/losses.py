@@ -1,0 +1,190 @@
+"""Losses shared by the architectures. All contrastive terms run in float32, whatever the autocast dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """
+    Rows of all processes, with gradient, padded with zeros where a process has fewer.
+
+    Args:
+        rows: (n, ...) of this process; n may differ between processes.
+
+    Returns:
+        (world · n_max, ...) and the offset of this process's first row.
+    """
+    if world_size() == 1:
+        return rows, 0
+    count = torch.tensor([rows.shape[0]], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    longest = int(torch.stack(counts).max())
+    padding = rows.new_zeros(longest - rows.shape[0], *rows.shape[1:])
+    padded = torch.cat([rows, padding])
+    if padded.requires_grad:
+        from torch.distributed.nn.functional import all_gather
+
+        gathered = torch.cat(all_gather(padded))
+    else:
+        parts = [torch.zeros_like(padded) for _ in range(world_size())]
+        dist.all_gather(parts, padded)
+        gathered = torch.cat(parts)
+    return gathered, dist.get_rank() * longest
+
+
+def global_mean(values: Tensor, valid: Tensor, gather: bool) -> Tensor:
+    """
+    Mean of `values` over the valid rows.
+
+    With `gather` the mean of all processes' rows, scaled such that the average over processes (which is what data-parallel
+    training takes of losses and gradients) is the mean over the whole batch.
+    """
+    total = values.masked_fill(~valid, 0.0).sum()
+    count = valid.sum().to(total.dtype)
+    if gather and world_size() > 1:
+        dist.all_reduce(count)
+        total = total * world_size()
+    return total / count.clamp(min=1.0)
+
+
+def info_nce(
+    anchors: Tensor,
+    views: Tensor,
+    valid: Tensor,
+    temperature: float,
+    labels: Tensor | None = None,
+    gather: bool = False,
+) -> Tensor:
+    """
+    InfoNCE from each anchor to the views of all samples, the positive being its own.
+
+    `mean_i −log( exp(cos(a_i, v_i)/τ) / Σ_j exp(cos(a_i, v_j)/τ) )`, j over all valid samples including i.
+
+    Args:
+        anchors, views: (B, d).
+        valid: (B,) bool, rows and columns that take part.
+        temperature: τ.
+        labels: (B,) long; when given, other samples of the same class are no negatives.
+        gather: columns from all processes.
+
+    Returns:
+        () float32; 0 when at most one row is valid.
+    """
+    anchors = nn.functional.normalize(anchors.float(), dim=-1, eps=1e-8)
+    views = nn.functional.normalize(views.float(), dim=-1, eps=1e-8)
+    columns, column_valid, column_labels, offset = views, valid, labels, 0
+    if gather:
+        columns, offset = gather_rows(views)
+        column_valid = gather_rows(valid.to(views.dtype))[0] > 0.5
+        column_labels = gather_rows(labels)[0] if labels is not None else None
+    logits = anchors @ columns.T / temperature  # (B, B·world)
+    target = torch.arange(len(anchors), device=anchors.device) + offset
+    keep = column_valid[None].expand_as(logits)
+    if labels is not None and column_labels is not None:
+        own = torch.zeros_like(keep).scatter(1, target[:, None], True)
+        keep = keep & ((labels[:, None] != column_labels[None]) | own)
+    # A row that does not count keeps its own column, so that its softmax is finite; its value is dropped below.
+    keep = keep | torch.zeros_like(keep).scatter(1, target[:, None], True)
+    logits = logits.masked_fill(~keep, float("-inf"))
+    return global_mean(nn.functional.cross_entropy(logits, target, reduction="none"), valid, gather)
+
+
+def class_means(rows: Tensor, classes: Tensor, valid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """
+    Mean row of each class.
+
+    Args:
+        rows: (N, d).
+        classes: (N,) long; entries of invalid rows are not read.
+        valid: (N,) bool.
+
+    Returns:
+        means (num_classes, d), zeros for classes without a row, and counts (num_classes,).
+    """
+    index = classes.masked_fill(~valid, 0)
+    weight = valid.to(rows.dtype)
+    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, index, rows.masked_fill(~valid[:, None], 0.0))
+    counts = rows.new_zeros(num_classes).index_add(0, index, weight)
+    return sums / counts.clamp(min=1.0)[:, None], counts
+
+
+def prototype_loss(
+    rows: Tensor,
+    classes: Tensor,
+    valid: Tensor,
+    num_classes: int,
+    temperature: float,
+    normalize_instances: bool = False,
+    stop_gradient: bool = False,
+    gather: bool = False,
+) -> Tensor:
+    """
+    Pull every row to the prototype of its class, computed in the batch.
+
+    `r_c = normalize(mean_{i: y_i = c} h_i)`, `mean_i −log softmax_c(cos(h_i, r_c)/τ)[y_i]` over the classes that are there.
+
+    Args:
+        rows: (N, d), all views of all samples.
+        classes: (N,) long.
+        valid: (N,) bool.
+        num_classes: C.
+        temperature: τ.
+        normalize_instances: average unit vectors in place of raw ones.
+        stop_gradient: no gradient into the prototypes.
+        gather: prototypes from the rows of all processes.
+
+    Returns:
+        () float32.
+    """
+    rows = rows.float()
+    unit = nn.functional.normalize(rows, dim=-1, eps=1e-8)
+    members = unit if normalize_instances else rows
+    member_classes, member_valid = classes.masked_fill(~valid, 0), valid
+    if gather:
+        members, _ = gather_rows(members)
+        member_classes, _ = gather_rows(member_classes)
+        member_valid = gather_rows(valid.to(rows.dtype))[0] > 0.5
+    means, counts = class_means(members, member_classes, member_valid, num_classes)
+    prototypes = nn.functional.normalize(means, dim=-1, eps=1e-8)
+    if stop_gradient:
+        prototypes = prototypes.detach()
+    logits = (unit @ prototypes.T / temperature).masked_fill(counts[None] == 0, float("-inf"))
+    target = classes.masked_fill(~valid, 0)
+    # A row that does not count may point at an absent class: give it a finite row, its value is dropped below.
+    logits = logits.masked_fill(~valid[:, None], 0.0)
+    return global_mean(nn.functional.cross_entropy(logits, target, reduction="none"), valid, gather)
+
+
+def task_loss(
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str,
+    regression_loss: str = "l1",
+    class_weight: Tensor | None = None,
+) -> Tensor:
+    """
+    Loss of the task itself: cross-entropy (labels −100 ignored), binary cross-entropy, L1 or squared error.
+
+    Args:
+        logits: (B, num_labels).
+        labels: (B,) long, (B,) float in regression, (B, num_labels) for several labels.
+    """
+    logits = logits.float()
+    if problem_type == "regression":
+        difference = nn.functional.l1_loss if regression_loss == "l1" else nn.functional.mse_loss
+        return difference(logits.squeeze(-1), labels.to(logits.dtype))
+    if problem_type == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    total = nn.functional.cross_entropy(logits, labels, weight=class_weight, ignore_index=-100, reduction="sum")
+    known = labels != -100
+    weights = known.to(logits.dtype) if class_weight is None else class_weight[labels.masked_fill(~known, 0)] * known
+    return total / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)  # 0, not NaN, when every label is ignored

@@ -1,0 +1,90 @@
+"""Checks of what a caller passes for each modality, done once and the same for every architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layers import clear_padding
+
+
+@dataclass
+class ModalityInput:
+    """One modality of a batch: `states` (B, T, D) or ids (B, T), `mask` (B, T) bool, `present` (B,) bool."""
+
+    states: Tensor
+    mask: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        return self.mask.any(1)
+
+
+def as_bool_mask(name: str, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """
+    The mask as bool; all valid when `None`.
+
+    Raises:
+        ValueError: the mask does not have one entry for every step; a mask of another length would be misread silently.
+    """
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"`{name}_attention_mask` has shape {tuple(mask.shape)} but the {name} input has {shape[0]} samples of "
+            f"{shape[1]} steps: pass a mask of shape {tuple(shape)}, or `None` if all steps are valid."
+        )
+    return mask.to(torch.bool)
+
+
+def feature_input(
+    name: str, features: Tensor | None, mask: Tensor | None, width: int, dtype: torch.dtype
+) -> ModalityInput | None:
+    """
+    Check and clean `<name>_features`.
+
+    Args:
+        name: modality, for the error messages.
+        features: (B, T, D) float, or `None` when no sample of the batch has the modality.
+        mask: (B, T), or `None` when all steps are valid.
+        width: the D that the config declares.
+        dtype: dtype of the model, which stored features need not share.
+
+    Raises:
+        ValueError: wrong number of dimensions, wrong width, or a mask that does not fit.
+    """
+    if features is None:
+        if mask is not None:
+            raise ValueError(f"`{name}_attention_mask` is given without `{name}_features`: pass both or neither.")
+        return None
+    if features.dim() != 3:
+        raise ValueError(
+            f"`{name}_features` has shape {tuple(features.shape)}: expected (batch_size, steps, {width}). "
+            f"A single vector per sample is one step: unsqueeze dimension 1."
+        )
+    if features.shape[2] != width:
+        raise ValueError(
+            f"`{name}_features` has width {features.shape[2]} but `config.{name}_feature_size` is {width}: "
+            f"extract the features that the checkpoint was trained on, or train with `{name}_feature_size="
+            f"{features.shape[2]}`."
+        )
+    bool_mask = as_bool_mask(name, mask, (features.shape[0], features.shape[1]), features.device)
+    return ModalityInput(clear_padding(features, bool_mask).to(dtype), bool_mask)
+
+
+def check_batch_sizes(inputs: dict[str, ModalityInput | None]) -> int:
+    """
+    The one batch size of all modalities that are there.
+
+    Raises:
+        ValueError: no modality is given at all, or two of them disagree.
+    """
+    sizes = {name: item.states.shape[0] for name, item in inputs.items() if item is not None}
+    if not sizes:
+        names = ", ".join(f"`{name}`" for name in inputs)
+        raise ValueError(f"all modalities are missing: give at least one of {names}.")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the modalities have different batch sizes {sizes}: they must describe the same samples.")
+    return next(iter(sizes.values()))

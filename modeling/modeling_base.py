@@ -1,0 +1,165 @@
+"""Base class of every model of the package: construction from pretrained parts, saving, initialisation."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_media_encoder import MediaEncoderConfig
+from .layers import ReluLinear
+from .modeling_media_encoder import MediaEncoderModel
+from .peephole_lstm import PeepholeBiLSTM
+from .sequence_alignment import LogitScale
+from .text_backbone import load_text_backbone
+
+
+class MMIntentPreTrainedModel(PreTrainedModel):
+    """
+    What all architectures share.
+
+    Subclasses set `config_class`, `base_model_prefix` and `_auto_map`, the Auto classes of their whole family.
+    """
+
+    base_model_prefix = "model"
+    # The loss is a mean over the batch: with False, gradient accumulation and several processes scale it rightly.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _auto_map: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        config.validate()  # cross-field rules are not checked on assignment
+        super().__init__(config, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; the checkpoint names every class of the family, whichever of them wrote it."""
+        if self._auto_class is not None:  # the code travels with the weights only then
+            self.config.auto_map = dict(self._auto_map)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PeepholeBiLSTM):
+            module.reset_parameters()
+        elif isinstance(module, ReluLinear):
+            # The N(0, 0.02) of language models would shrink a stack of these to nothing.
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, LogitScale):
+            init.zeros_(module.log_scale)
+        elif isinstance(module, nn.LSTM):
+            # torch's own rule; xavier on the stacked gates of these small recurrences starts them nearly closed.
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text: str | PreTrainedModel | None = None,
+        audio: int | PreTrainedConfig | PreTrainedModel | None = None,
+        video: int | PreTrainedConfig | PreTrainedModel | None = None,
+        encoder: MediaEncoderConfig | MediaEncoderModel | None = None,
+        **config_fields: Any,
+    ) -> MMIntentPreTrainedModel:
+        """
+        Build a model from pretrained parts; `save_pretrained` then holds everything.
+
+        Args:
+            text (`str` or `PreTrainedModel`, *optional*): name, path or model of the text backbone.
+            audio, video (`int`, config or model, *optional*):
+                Width of the features that are extracted beforehand; of a config or model only `hidden_size` is read.
+            encoder ([`MediaEncoderConfig`] or [`MediaEncoderModel`], *optional*):
+                Media encoder that the model owns, so that it takes raw clips. Its widths are those of the features.
+            config_fields: fields of the architecture's config.
+
+        Raises:
+            ValueError: a config field is unknown, or two of the widths disagree.
+        """
+        fields: dict[str, Any] = dict(config_fields)
+        text_config = None
+        if text is not None:
+            text_config = text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text)
+            fields.setdefault("text_config", text_config)
+            if isinstance(text, str) and hasattr(cls.config_class, "text_token_fields"):
+                tokenizer = AutoTokenizer.from_pretrained(text)
+                fields = {**cls.config_class.text_token_fields(tokenizer), **fields}
+        if encoder is not None:
+            encoder_config = encoder.config if isinstance(encoder, MediaEncoderModel) else encoder
+            fields.setdefault("encoder_config", encoder_config)
+            audio = encoder_config.audio_feature_size if audio is None else audio
+            video = encoder_config.video_feature_size if video is None else video
+        fields = {**cls._width_fields({"audio": audio, "video": video}), **fields}
+        model = cls(cls.config_class(**fields))
+        if text is not None:
+            model.backbone_owner().text_model = load_text_backbone(text, model.config.text_config)
+        if isinstance(encoder, MediaEncoderModel):
+            model.backbone_owner().media_encoder.load_state_dict(encoder.state_dict())
+        model.after_backbones()
+        return model
+
+    @classmethod
+    def _width_fields(cls, widths: dict[str, int | PreTrainedConfig | PreTrainedModel | None]) -> dict[str, Any]:
+        """Config fields that hold the feature widths."""
+        fields = {}
+        for name, given in widths.items():
+            if given is None:
+                continue
+            if isinstance(given, PreTrainedModel):
+                given = given.config
+            fields[f"{name}_feature_size"] = given if isinstance(given, int) else given.hidden_size
+        return fields
+
+    def after_backbones(self) -> None:
+        """Called once the pretrained parts are in place; for copies of them and the like."""
+
+    def backbone_owner(self) -> nn.Module:
+        """The module that holds `text_model` and `media_encoder`: the base model of a head, or the model itself."""
+        return self.base_model
+
+    def encode_media(
+        self,
+        input_values: Tensor | None,
+        input_values_mask: Tensor | None,
+        pixel_values: Tensor | None,
+        pixel_values_mask: Tensor | None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """
+        Features of raw sound and pictures by the encoder the model owns.
+
+        Returns:
+            `{"audio": (features, mask), "video": ...}` for what was given.
+
+        Raises:
+            ValueError: raw media was given to a checkpoint without `encoder_config`.
+        """
+        if input_values is None and pixel_values is None:
+            return {}
+        if self.config.encoder_config is None:
+            given = "`input_values`" if input_values is not None else "`pixel_values`"
+            raise ValueError(
+                f"{given} is raw media but this checkpoint has no `encoder_config`: pass `audio_features` and "
+                f"`video_features` of widths {self.config.feature_sizes}, or build it with `from_backbones(encoder=...)`."
+            )
+        out = self.media_encoder(
+            input_values=input_values,
+            input_values_mask=input_values_mask,
+            pixel_values=pixel_values,
+            pixel_values_mask=pixel_values_mask,
+        )
+        made = {
+            "audio": (out.audio_features, out.audio_attention_mask),
+            "video": (out.video_features, out.video_attention_mask),
+        }
+        return {name: pair for name, pair in made.items() if pair[0] is not None}

@@ -1,0 +1,637 @@
+"""MVCL-DAF++: multi-view contrastive learning with dynamic attention fusion, prototypes and a coarse sequence.
+
+Huang, Han, Zhang, Li, He: "MVCL-DAF++: Enhancing Multimodal Intent Recognition via Prototype-Aware Contrastive Alignment and
+Coarse-to-Fine Dynamic Attention Fusion". Equations are numbered as there; what it reuses "without modification" from MVCL-DAF
+(alignment, bidirectional peephole LSTM, fusion) is written from the mathematics, see the config for every choice.
+
+    words [CLS] w [MASK]*k [SEP] ── text encoder ── T ───────────────┬──────────────┬── DAF (fine) ── M_f ── views
+    video ── embed ── align to text ── Transformer ── M_v ── Linear ─┤ coarse M_c   │
+    audio ── embed ── align to text ── BiPeephole LSTM ── M_a ───────┘ Eq. (3)      └── DAF (coarse) ── M_cf ── [CLS] ── logits
+    words [CLS] w label [SEP] ── the same text encoder ── anchor of the contrastive views (training only)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .attention_fusion import DynamicAttentionFusion
+from .configuration_mvcl_daf import MvclDafConfig
+from .layers import MaskedBiLSTM, TransformerLayer, clear_padding, masked_mean, sinusoidal_positions
+from .losses import info_nce, prototype_loss, task_loss, world_size
+from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
+from .modeling_base import MMIntentPreTrainedModel
+from .modeling_media_encoder import MediaEncoderModel
+from .outputs import MultimodalOutput
+from .peephole_lstm import PeepholeBiLSTM
+from .sequence_alignment import AdaptivePoolAlignment, CtcAlignment
+from .text_backbone import build_text_backbone, run_text_backbone
+
+
+@dataclass
+class MvclDafModelOutput(ModelOutput):
+    """
+    Output of [`MvclDafModel`].
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)`): pooled fused representation.
+        modality_weights (`torch.FloatTensor` of shape `(batch_size, num_sources)`):
+            Weight of each source at the pooled position, columns `config.modality_weight_names`; sums to 1 where a source is.
+        token_modality_weights (`torch.FloatTensor` of shape `(batch_size, text_length, num_sources)`):
+            The same at every token, 0 on padding; not computed in training.
+        view_embeddings (`dict[str, torch.FloatTensor]`, *optional*): (batch_size, hidden_size) per view, on request.
+        view_presence (`dict[str, torch.BoolTensor]`, *optional*): (batch_size,) per view, on request.
+        hidden_states, attentions (`tuple`, *optional*): of text encoder, then visual and coarse layers, on request.
+    """
+
+    embeddings: torch.FloatTensor | None = None
+    modality_weights: torch.FloatTensor | None = None
+    token_modality_weights: torch.FloatTensor | None = None
+    view_embeddings: dict[str, torch.FloatTensor] | None = None
+    view_presence: dict[str, torch.BoolTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class MvclDafOutput(MultimodalOutput):
+    """[`MultimodalOutput`] with the fields of [`MvclDafModelOutput`]."""
+
+    token_modality_weights: torch.FloatTensor | None = None
+    view_embeddings: dict[str, torch.FloatTensor] | None = None
+    view_presence: dict[str, torch.BoolTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def build_alignment(config: MvclDafConfig, input_size: int) -> nn.Module:
+    """The alignment that `config.align_type` names, for frames of width `input_size`."""
+    if config.align_type == "adaptive_pool":
+        return AdaptivePoolAlignment()
+    return CtcAlignment(
+        input_size,
+        config.max_text_length,
+        config.align_layers,
+        config.align_normalize,
+        config.align_mask_slots,
+        config.align_logit_scale,
+    )
+
+
+class VisualBranch(nn.Module):
+    """Video frames to one vector per text token: embedding, alignment, Transformer encoder."""
+
+    def __init__(self, config: MvclDafConfig) -> None:
+        super().__init__()
+        self.positions = config.visual_position_embedding
+        self.embed = nn.Linear(config.video_feature_size, config.visual_size) if config.video_embed_size else nn.Identity()
+        self.align = build_alignment(config, config.visual_size)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                config,
+                config.visual_size,
+                config.visual_heads,
+                config.visual_intermediate_size,
+                config.visual_dropout,
+                config.visual_activation,
+                config.visual_norm,
+            )
+            for _ in range(config.visual_layers)
+        )
+
+    def forward(self, video: ModalityInput, text_mask: Tensor, recorder: Recorder) -> Tensor:
+        """Returns M_v (B, L, D)."""
+        frames = clear_padding(self.embed(video.states), video.mask)
+        states = self.align(frames, video.mask, text_mask)
+        if self.positions == "sinusoidal":
+            states = states + sinusoidal_positions(states.shape[1], states.shape[2], states)
+        for layer in self.layers:
+            states, weights = layer(states, text_mask)
+            recorder.add(states, weights)
+        return clear_padding(states, text_mask)
+
+
+class AcousticBranch(nn.Module):
+    """Audio frames to one vector per text token: embedding, alignment, bidirectional peephole LSTM."""
+
+    def __init__(self, config: MvclDafConfig) -> None:
+        super().__init__()
+        self.embed = nn.Linear(config.audio_feature_size, config.acoustic_size) if config.audio_embed_size else nn.Identity()
+        self.align = build_alignment(config, config.acoustic_size)
+        hidden = config.acoustic_output_size // 2
+        self.encoder = (
+            MaskedBiLSTM(config.acoustic_size, hidden)
+            if config.acoustic_encoder == "bilstm"
+            else PeepholeBiLSTM(config.acoustic_size, hidden, config.peephole)
+        )
+        self.dropout = nn.Dropout(config.acoustic_dropout)
+
+    def forward(self, audio: ModalityInput, text_mask: Tensor) -> Tensor:
+        """Returns M_a (B, L, 2h)."""
+        frames = clear_padding(self.embed(audio.states), audio.mask)
+        return self.dropout(self.encoder(self.align(frames, audio.mask, text_mask), text_mask))
+
+
+class CoarseEncoder(nn.Module):
+    """Eq. (3): `M_c = Enc(Q = text, K = visual, V = acoustic)`. A sample with only one of the two uses it for both."""
+
+    def __init__(self, config: MvclDafConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                config,
+                config.text_config.hidden_size,
+                config.coarse_heads,
+                config.coarse_intermediate_size,
+                config.coarse_dropout,
+                config.visual_activation,
+            )
+            for _ in range(config.coarse_layers)
+        )
+
+    def forward(
+        self, text: Tensor, mask: Tensor, streams: dict[str, tuple[Tensor, Tensor]], recorder: Recorder
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            streams: "video" and "audio" by name, projected states (B, L, d) and presence (B,); one may be missing.
+
+        Returns:
+            M_c (B, L, d) and which samples have it (B,).
+        """
+        names = [name for name in ("video", "audio") if name in streams]
+        key, has_key = streams[names[0]]
+        value, has_value = streams[names[-1]]
+        key, value = (
+            torch.where(has_key[:, None, None], key, value),
+            torch.where(has_value[:, None, None], value, key),
+        )
+        present = has_key | has_value
+        for layer in self.layers:
+            text, weights = layer(text, mask & present[:, None], key, value)
+            recorder.add(text, weights)
+        return clear_padding(text, mask), present
+
+
+class Recorder:
+    """Collects hidden states and attention maps on request, in the order in which layers run."""
+
+    def __init__(self, hidden_states: bool, attentions: bool) -> None:
+        self.hidden_states: list[Tensor] | None = [] if hidden_states else None
+        self.attentions: list[Tensor] | None = [] if attentions else None
+
+    def add(self, states: Tensor, weights: Tensor | None) -> None:
+        if self.hidden_states is not None:
+            self.hidden_states.append(states)
+        if self.attentions is not None and weights is not None:
+            self.attentions.append(weights)
+
+    def add_all(self, output: Any) -> None:
+        """Take over what a backbone returned."""
+        if self.hidden_states is not None:
+            self.hidden_states.extend(output.hidden_states)
+        if self.attentions is not None and output.attentions is not None:
+            self.attentions.extend(output.attentions)
+
+    @property
+    def fields(self) -> dict[str, tuple[Tensor, ...] | None]:
+        return {
+            "hidden_states": None if self.hidden_states is None else tuple(self.hidden_states),
+            "attentions": None if self.attentions is None else tuple(self.attentions),
+        }
+
+
+class MvclDafPreTrainedModel(MMIntentPreTrainedModel):
+    """Base of the MVCL-DAF family."""
+
+    config: MvclDafConfig
+    config_class = MvclDafConfig
+    _no_split_modules = ["TransformerLayer"]
+    _auto_map = {
+        "AutoConfig": "configuration_mvcl_daf.MvclDafConfig",
+        "AutoModel": "modeling_mvcl_daf.MvclDafModel",
+        "AutoModelForSequenceClassification": "modeling_mvcl_daf.MvclDafForSequenceClassification",
+    }
+
+    def after_backbones(self) -> None:
+        owner = self.base_model
+        if owner.label_text_model is not None:
+            owner.label_text_model = copy.deepcopy(owner.text_model)
+
+
+class MvclDafModel(MvclDafPreTrainedModel):
+    """Encoders and fusion of MVCL-DAF++, up to the pooled representation; no labels."""
+
+    def __init__(self, config: MvclDafConfig) -> None:
+        super().__init__(config)
+        size = config.text_config.hidden_size
+        self.text_model = build_text_backbone(config.text_config)
+        self.label_text_model = build_text_backbone(config.text_config) if config.separate_label_encoder else None
+        self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
+        self.text_dropout = nn.Dropout(config.text_dropout)
+        widths: dict[str, int] = {}
+        self.branches, self.projections = nn.ModuleDict(), nn.ModuleDict()
+        if "video" in config.modalities:
+            self.branches["video"], widths["video"] = VisualBranch(config), config.visual_size
+        if "audio" in config.modalities:
+            self.branches["audio"], widths["audio"] = AcousticBranch(config), config.acoustic_output_size
+        for name, width in widths.items():
+            self.projections[name] = nn.Linear(width, size)
+        self.coarse_encoder = CoarseEncoder(config) if "coarse" in config.fusion_sources else None
+        fusion_options = {
+            "hidden_size": size,
+            "depth": config.daf_max_depth,
+            "gate": config.daf_depth_gate,
+            "attention_dropout": config.daf_attention_dropout,
+            "output_dropout": config.daf_output_dropout,
+        }
+        wide = {**widths, "coarse": size} if self.coarse_encoder is not None else widths
+        self.fusion = DynamicAttentionFusion(wide, **fusion_options)  # gives M_cf, classifies
+        separate = self.coarse_encoder is not None and not config.daf_share_weights
+        self.fine_fusion = DynamicAttentionFusion(widths, **fusion_options) if separate else None  # gives M_f, a view
+        self.pooler = nn.Linear(size, size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    # ---- inputs -------------------------------------------------------------------------------------------------
+
+    def empty_text(self, batch_size: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`[CLS] [MASK]*k [SEP]` and its mask, padded to `length`: what stands for a missing text."""
+        slots = self.config.label_slots
+        row = torch.full((length,), self.config.pad_token_id or 0, device=device)
+        row[0], row[slots + 1] = self.config.cls_token_id, self.config.sep_token_id
+        row[1 : slots + 1] = self.config.mask_token_id
+        mask = torch.arange(length, device=device) < slots + 2
+        return row.expand(batch_size, -1), mask.expand(batch_size, -1)
+
+    def text_input(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        label_slot_mask: Tensor | None,
+        batch_size: int,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids, mask and slot mask (B, L), with the empty utterance where a sample has no text; presence (B,)."""
+        least = self.config.label_slots + 2
+        if input_ids is None:
+            ids, mask = self.empty_text(batch_size, least, device)
+            return ids, mask, ids == self.config.mask_token_id, torch.zeros(batch_size, dtype=torch.bool, device=device)
+        mask = as_bool_mask("text", attention_mask, tuple(input_ids.shape), input_ids.device)
+        slots = input_ids == self.config.mask_token_id if label_slot_mask is None else label_slot_mask.to(torch.bool)
+        present = mask.any(1)
+        if input_ids.shape[1] < least:  # room for the empty utterance beside shorter texts
+            extra = least - input_ids.shape[1]
+            input_ids = nn.functional.pad(input_ids, (0, extra), value=self.config.pad_token_id or 0)
+            mask, slots = (nn.functional.pad(x, (0, extra), value=False) for x in (mask, slots))
+        if input_ids.shape[1] > self.config.max_text_length:
+            raise ValueError(
+                f"`input_ids` has {input_ids.shape[1]} positions but `config.max_text_length` is "
+                f"{self.config.max_text_length}: truncate in the processor or train with a larger one."
+            )
+        empty_ids, empty_mask = self.empty_text(len(input_ids), input_ids.shape[1], input_ids.device)
+        absent = ~present[:, None]
+        ids = torch.where(absent, empty_ids, input_ids.masked_fill(~mask, self.config.pad_token_id or 0))
+        slots = torch.where(absent, (empty_ids == self.config.mask_token_id) & empty_mask, slots & mask)
+        return ids, torch.where(absent, empty_mask, mask), slots, present
+
+    def media_inputs(
+        self, features: dict[str, tuple[Tensor | None, Tensor | None]], raw: tuple[Tensor | None, ...]
+    ) -> dict[str, ModalityInput | None]:
+        """Checked audio and video; raw media goes through the owned encoder."""
+        encoded = self.encode_media(*raw)
+        return {
+            name: feature_input(name, *encoded.get(name, features[name]), width, self.dtype)
+            for name, width in self.config.feature_sizes.items()
+        }
+
+    # ---- text ---------------------------------------------------------------------------------------------------
+
+    def encode_text(
+        self, ids: Tensor, labelled_ids: Tensor | None, mask: Tensor, token_type_ids: Tensor | None, recorder: Recorder
+    ) -> tuple[Tensor, Tensor | None]:
+        """T and, when the labelled view is given, T_l, both (B, L, d)."""
+        wanted = {
+            "output_hidden_states": recorder.hidden_states is not None,
+            "output_attentions": recorder.attentions is not None,
+        }
+        shared = labelled_ids is not None and self.label_text_model is None
+        both_ids, both_mask, both_types = ids, mask, token_type_ids
+        if shared:  # one encoder: both views in one pass
+            both_ids, both_mask = torch.cat([ids, labelled_ids]), torch.cat([mask, mask])
+            both_types = None if token_type_ids is None else torch.cat([token_type_ids] * 2)
+        out = run_text_backbone(self.text_model, both_ids, both_mask, both_types, **wanted)
+        recorder.add_all(out)
+        states = clear_padding(out.last_hidden_state, both_mask)
+        labelled = None
+        if shared:
+            states, labelled = states.chunk(2)
+        elif labelled_ids is not None:
+            out = run_text_backbone(self.label_text_model, labelled_ids, mask, token_type_ids)
+            labelled = clear_padding(out.last_hidden_state, mask)
+        return self.text_dropout(states), labelled
+
+    # ---- the whole ----------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        label_slot_mask: Tensor | None = None,
+        labelled_input_ids: torch.LongTensor | None = None,
+        audio_features: torch.FloatTensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        video_features: torch.FloatTensor | None = None,
+        video_attention_mask: Tensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        input_values_mask: Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_mask: Tensor | None = None,
+        output_views: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MvclDafModelOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+                Masked view `[CLS] words [MASK]*k [SEP]`, right-padded. At least one modality must be given.
+            attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*):
+                1 for tokens. A row of zeros marks a sample without text.
+            token_type_ids (`torch.LongTensor`, *optional*): passed on if the text backbone takes it.
+            label_slot_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*):
+                1 on the label slots; where `input_ids` is the mask token when not given.
+            labelled_input_ids (`torch.LongTensor` of shape `(batch_size, text_length)`, *optional*):
+                The same positions with the label in the slots. Never influences `embeddings`.
+            audio_features (`torch.FloatTensor` of shape `(batch_size, audio_length, config.audio_feature_size)`, *optional*):
+                `None` when no sample of the batch has audio.
+            audio_attention_mask (`torch.Tensor` of shape `(batch_size, audio_length)`, *optional*):
+                1 on valid frames, a right-padded prefix. A row of zeros marks a sample without audio.
+            video_features, video_attention_mask: the same for video.
+            input_values, input_values_mask (`torch.FloatTensor` of shape `(batch_size, samples)`, *optional*):
+                Raw 16 kHz sound, when the model owns a media encoder.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, frames, 3, height, width)`, *optional*):
+                Raw pictures with `pixel_values_mask` (batch_size, frames).
+            output_views (`bool`): also return the views that the losses compare.
+            output_attentions, output_hidden_states (`bool`, *optional*): attention maps need the eager implementation.
+
+        Returns:
+            [`MvclDafModelOutput`].
+        """
+        features = {"audio": (audio_features, audio_attention_mask), "video": (video_features, video_attention_mask)}
+        media = self.media_inputs(features, (input_values, input_values_mask, pixel_values, pixel_values_mask))
+        text = None if input_ids is None else ModalityInput(input_ids, input_ids != -1)
+        batch_size = check_batch_sizes({"input_ids": text, **{f"{name}_features": item for name, item in media.items()}})
+        given = {name: item for name, item in media.items() if item is not None}
+        recorder = Recorder(
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            self.config.output_attentions if output_attentions is None else output_attentions,
+        )
+        ids, mask, slots, has_text = self.text_input(
+            input_ids, attention_mask, label_slot_mask, batch_size, self.pooler.weight.device
+        )
+        if labelled_input_ids is not None and labelled_input_ids.shape[1] < ids.shape[1]:
+            extra = ids.shape[1] - labelled_input_ids.shape[1]
+            labelled_input_ids = nn.functional.pad(labelled_input_ids, (0, extra), value=self.config.pad_token_id or 0)
+        if token_type_ids is not None and token_type_ids.shape[1] < ids.shape[1]:
+            token_type_ids = nn.functional.pad(token_type_ids, (0, ids.shape[1] - token_type_ids.shape[1]))
+        text_states, labelled = self.encode_text(ids, labelled_input_ids, mask, token_type_ids, recorder)
+
+        sources: dict[str, tuple[Tensor, Tensor]] = {}
+        if "video" in given:
+            sources["video"] = (self.branches["video"](given["video"], mask, recorder), given["video"].present)
+        if "audio" in given:
+            sources["audio"] = (self.branches["audio"](given["audio"], mask), given["audio"].present)
+        projected = {name: (self.projections[name](states), there) for name, (states, there) in sources.items()}
+        wide = dict(sources)
+        if self.coarse_encoder is not None and projected:
+            wide["coarse"] = self.coarse_encoder(text_states, mask, projected, recorder)  # Eq. (3)
+        # The head reads the first position of M_cf: in training nothing else of it is computed, unless it is also M_f.
+        first_only = self.training and self.coarse_encoder is not None
+        fused, weights = self.fusion(text_states, mask, wide, first_only)  # M_cf
+        embeddings = torch.tanh(self.pooler(fused[:, 0]))  # "decoder with BERT pooling", section 2.1
+
+        views = presence = None
+        if output_views:
+            fine = fused  # without a coarse sequence there is one fusion, M_cf = M_f
+            if self.coarse_encoder is not None:
+                fine, _ = (self.fine_fusion or self.fusion)(text_states, mask, sources)
+            views, presence = self.views(text_states, projected, fine, labelled, slots, mask, has_text)
+        return MvclDafModelOutput(
+            embeddings=embeddings,
+            modality_weights=weights[:, 0],
+            token_modality_weights=None if first_only else weights,
+            view_embeddings=views,
+            view_presence=presence,
+            **recorder.fields,
+        )
+
+    def views(
+        self,
+        text: Tensor,
+        projected: dict[str, tuple[Tensor, Tensor]],
+        fine: Tensor,
+        labelled: Tensor | None,
+        slots: Tensor,
+        mask: Tensor,
+        has_text: Tensor,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Mean over the label slots of every stream: h_tm, h_v, h_a, h_f, h_tl, and which samples have them."""
+        read = torch.where(slots.any(1, keepdim=True), slots, mask)  # a row without slots falls back to all its tokens
+        views, presence = {"text": masked_mean(text, read)}, {"text": has_text}
+        for name, (states, there) in projected.items():
+            views[name], presence[name] = masked_mean(states, read), there
+        views["fused"], presence["fused"] = masked_mean(fine, read), torch.ones_like(has_text)
+        if labelled is not None:
+            views["labelled"], presence["labelled"] = masked_mean(labelled, read), torch.ones_like(has_text)
+        return views, presence
+
+
+class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
+    """MVCL-DAF++ with its classifier and losses, Eq. (1)–(11); regression with `num_labels=1`."""
+
+    def __init__(self, config: MvclDafConfig) -> None:
+        super().__init__(config)
+        self.model = MvclDafModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.text_config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        label_slot_mask: Tensor | None = None,
+        labelled_input_ids: torch.LongTensor | None = None,
+        audio_features: torch.FloatTensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        video_features: torch.FloatTensor | None = None,
+        video_attention_mask: Tensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        input_values_mask: Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        output_views: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MvclDafOutput:
+        r"""
+        Inputs are those of [`MvclDafModel.forward`], and:
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Class indices, −100 is ignored; floats in regression; (batch_size, num_labels) with several labels.
+            class_weight (`torch.FloatTensor` of shape `(num_labels,)`, *optional*): weights of the cross-entropy.
+
+        Returns:
+            [`MvclDafOutput`]. In training mode `loss` is Eq. (11); in eval mode only the classification term is computed,
+            so that neither the labelled view nor the second fusion ever runs at inference.
+
+        Raises:
+            ValueError: training with `contrastive_loss_weight` > 0 and labels but without `labelled_input_ids`.
+        """
+        contrastive, prototypes = self._wanted_terms(labels, labelled_input_ids)
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            label_slot_mask=label_slot_mask,
+            labelled_input_ids=labelled_input_ids if contrastive or prototypes or output_views else None,
+            audio_features=audio_features,
+            audio_attention_mask=audio_attention_mask,
+            video_features=video_features,
+            video_attention_mask=video_attention_mask,
+            input_values=input_values,
+            input_values_mask=input_values_mask,
+            pixel_values=pixel_values,
+            pixel_values_mask=pixel_values_mask,
+            output_views=output_views or contrastive or prototypes,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(out.embeddings))  # Eq. (10)
+        loss, terms = None, None
+        if labels is not None:
+            config = self.config
+            terms = {"cls": task_loss(logits, labels, config.problem_type, config.regression_loss, class_weight)}
+            loss = config.cls_loss_weight * terms["cls"]
+            if contrastive:
+                found = self.contrastive_terms(out, labels)
+                terms.update(found)
+                if found:
+                    total = torch.stack(list(found.values())).sum()  # Eq. (9)
+                    total = total / len(found) if config.contrastive_reduction == "mean" else total
+                    loss = loss + config.contrastive_loss_weight * total
+            if prototypes:
+                terms["prototype"] = self.prototype_term(out, labels)
+                loss = loss + config.prototype_loss_weight * terms["prototype"]  # Eq. (11)
+            terms = {name: term.detach() for name, term in terms.items()}
+        return MvclDafOutput(
+            loss=loss,
+            logits=logits,
+            embeddings=out.embeddings,
+            loss_terms=terms,
+            modality_weights=out.modality_weights,
+            token_modality_weights=out.token_modality_weights,
+            view_embeddings=out.view_embeddings if output_views else None,
+            view_presence=out.view_presence if output_views else None,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+    def _wanted_terms(self, labels: Tensor | None, labelled_input_ids: Tensor | None) -> tuple[bool, bool]:
+        """Whether the contrastive and the prototype terms are computed for this batch."""
+        if labels is None or not self.training:
+            return False, False
+        contrastive = self.config.contrastive_loss_weight > 0
+        if contrastive and labelled_input_ids is None:
+            raise ValueError(
+                f"`contrastive_loss_weight` is {self.config.contrastive_loss_weight} but `labelled_input_ids` is missing: "
+                "make batches with `processor(..., labels=..., return_labelled_view=True)`, or set the weight to 0."
+            )
+        return contrastive, self.config.prototype_loss_weight > 0
+
+    def _classes(self, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Class of every sample, whether it counts, and the number of classes."""
+        if self.config.problem_type == "regression":
+            bins = torch.tensor(self.config.regression_bins, device=labels.device, dtype=labels.dtype)
+            return torch.bucketize(labels, bins), torch.ones_like(labels, dtype=torch.bool), len(bins) + 1
+        return labels.clamp(min=0), labels != -100, self.config.num_labels
+
+    def contrastive_terms(self, out: MvclDafModelOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Eq. (4)–(8): the label-filled text as anchor against every view."""
+        classes, counts, _ = self._classes(labels)
+        exclude = classes if self.config.contrastive_exclude_same_class else None
+        anchor, gather = out.view_embeddings["labelled"], self.config.gather_across_processes
+        terms = {}
+        for name in self._names_of(self.config.contrastive_views, out):
+            view, there = self._view(out, name)
+            terms[f"contrastive_{name}"] = info_nce(anchor, view, there & counts, self.config.temperature, exclude, gather)
+        return terms
+
+    def _names_of(self, wanted: Sequence[str], out: MvclDafModelOutput) -> list[str]:
+        """
+        Views that take part in a loss.
+
+        With several processes these are all declared ones, whatever this process's batch lacks: every process has to take
+        part in the same collective operations.
+        """
+        declared = {"text", "fused", "labelled", *self.config.modalities}
+        everywhere = self.config.gather_across_processes and world_size() > 1
+        return [name for name in wanted if name in out.view_embeddings or (everywhere and name in declared)]
+
+    @staticmethod
+    def _view(out: MvclDafModelOutput, name: str) -> tuple[Tensor, Tensor]:
+        """A view (B, d) and its presence (B,); absent rows where this batch has none of it."""
+        if name in out.view_embeddings:
+            return out.view_embeddings[name], out.view_presence[name]
+        fused = out.view_embeddings["fused"]
+        return torch.zeros_like(fused), torch.zeros(len(fused), dtype=torch.bool, device=fused.device)
+
+    def prototype_term(self, out: MvclDafModelOutput, labels: Tensor) -> Tensor:
+        """Eq. (1)–(2): every view of every sample against the class prototypes of the batch."""
+        config = self.config
+        classes, counts, num_classes = self._classes(labels)
+        for ignored in config.prototype_ignore_labels:
+            counts = counts & (classes != ignored)
+        names = self._names_of(config.prototype_views, out)
+        groups = [names] if config.prototype_scope == "shared" else [[name] for name in names]
+        losses = []
+        for group in groups:
+            views, presence = zip(*(self._view(out, name) for name in group), strict=True)
+            losses.append(
+                prototype_loss(
+                    torch.cat(views),
+                    classes.repeat(len(group)),
+                    torch.cat([there & counts for there in presence]),
+                    num_classes,
+                    config.prototype_temperature or config.temperature,
+                    config.prototype_normalize_instances,
+                    config.prototype_stop_gradient,
+                    config.gather_across_processes,
+                )
+            )
+        return torch.stack(losses).mean()

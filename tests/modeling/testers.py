@@ -1,0 +1,191 @@
+"""Tiny configurations and inputs, one tester per architecture; no test code in here.
+
+`ALL_TESTERS` switches on the common, invariance, hub and training suites for an architecture.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import BertConfig
+
+from hf_mmintent.modeling.configuration_mvcl_daf import MvclDafConfig
+from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
+from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
+
+VOCAB, CLS, SEP, MASK, PAD = 120, 2, 3, 4, 0
+LABELS = {0: "complain", 1: "praise", 2: "inform"}
+
+
+def tiny_bert(**overrides: Any) -> BertConfig:
+    """Two layers of width 16."""
+    fields: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 64,
+        "pad_token_id": PAD,
+    }
+    return BertConfig(**{**fields, **overrides})
+
+
+class ModelTester:
+    """Tiny config and inputs of one architecture; a subclass per architecture."""
+
+    base_class: ClassVar[type]
+    model_class: ClassVar[type]
+    processor_class: ClassVar[type]
+    # values -> mask, both padded along dimension 1
+    sequence_inputs: ClassVar[dict[str, str]] = {
+        "input_ids": "attention_mask",
+        "audio_features": "audio_attention_mask",
+        "video_features": "video_attention_mask",
+    }
+    # further inputs of the text's length, and what padding they get
+    beside_text: ClassVar[dict[str, int]] = {"token_type_ids": 0}
+    modality_inputs: ClassVar[dict[str, str]] = {
+        "text": "input_ids",
+        "audio": "audio_features",
+        "video": "video_features",
+    }
+    # parameters (by substring) that a training step may leave alone, each for a reason that the tester gives
+    untrained: ClassVar[tuple[str, ...]] = ()
+    lengths: ClassVar[dict[str, tuple[int, ...]]] = {"text": (9, 6, 8, 7), "audio": (11, 5, 8, 11), "video": (6, 7, 3, 7)}
+
+    def config(self, **overrides: Any) -> Any:
+        raise AssertionError("a tester defines its config")
+
+    def inputs(self, training: bool = False) -> dict[str, Tensor]:
+        """A batch of four ragged samples; with labels and whatever else training needs if `training`."""
+        generator = torch.Generator().manual_seed(7)
+        batch: dict[str, Tensor] = {}
+        lengths = self.lengths["text"]
+        ids, mask = torch.zeros(4, max(lengths), dtype=torch.long), torch.zeros(4, max(lengths), dtype=torch.long)
+        for row, length in enumerate(lengths):
+            ids[row, :length] = torch.randint(5, VOCAB, (length,), generator=generator)
+            ids[row, 0], ids[row, length - 1] = CLS, SEP
+            mask[row, :length] = 1
+        batch.update(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids))
+        for name, width in (("audio", 6), ("video", 8)):
+            mask = torch.zeros(4, max(self.lengths[name]), dtype=torch.long)
+            for row, length in enumerate(self.lengths[name]):
+                mask[row, :length] = 1
+            batch[f"{name}_features"] = torch.randn(4, mask.shape[1], width, generator=generator) * mask[..., None]
+            batch[f"{name}_attention_mask"] = mask
+        if training:
+            batch["labels"] = torch.tensor([0, 1, 2, 1])
+        return batch
+
+    def pad(self, inputs: dict[str, Tensor], extra: int, fill: float) -> dict[str, Tensor]:
+        """Append `extra` masked steps to every sequence input; feature padding holds `fill`."""
+        inputs = dict(inputs)
+        beside = [name for name in self.beside_text if name in inputs]
+        for values, mask in self.sequence_inputs.items():
+            if values not in inputs:
+                continue
+            steps = inputs[values][:, :1].expand(-1, extra, *inputs[values].shape[2:])
+            padding = torch.full_like(steps, 5 if values == "input_ids" else fill)
+            inputs[values] = torch.cat([inputs[values], padding], 1)
+            inputs[mask] = torch.nn.functional.pad(inputs[mask], (0, extra))
+            if values == "input_ids":
+                for name in beside:
+                    inputs[name] = torch.nn.functional.pad(inputs[name], (0, extra), value=self.beside_text[name])
+        return inputs
+
+    def without(self, inputs: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
+        """The inputs with the modalities `names` left out entirely."""
+        inputs = dict(inputs)
+        for name in names:
+            values = self.modality_inputs[name]
+            inputs.pop(values, None)
+            inputs.pop(self.sequence_inputs[values], None)
+            if values == "input_ids":
+                for beside in self.beside_text:
+                    inputs.pop(beside, None)
+        return inputs
+
+    def masked_out(self, inputs: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
+        """The inputs with the modalities `names` there but masked in every row."""
+        inputs = dict(inputs)
+        for name in names:
+            mask = self.sequence_inputs[self.modality_inputs[name]]
+            inputs[mask] = torch.zeros_like(inputs[mask])
+        return inputs
+
+    def model(self, seed: int = 0, **overrides: Any) -> Any:
+        torch.manual_seed(seed)
+        return self.model_class(self.config(**overrides)).eval()
+
+    def weighted_sum(self, config: Any, terms: dict[str, Tensor]) -> float:
+        """The loss as the config weighs its terms."""
+        raise AssertionError("a tester says how its loss is put together")
+
+    def random_batch(self, seed: int) -> dict[str, Tensor]:
+        """Four samples unlike those of another seed, with random labels."""
+        generator = torch.Generator().manual_seed(seed)
+        batch = self.inputs(training=True)
+        noise = {name: torch.randn(batch[name].shape, generator=generator) for name in ("audio_features", "video_features")}
+        for name, value in noise.items():
+            batch[name] = value * batch[self.sequence_inputs[name]][..., None]
+        return batch
+
+    def processor(self, tokenizer: Any, **kwargs: Any) -> Any:
+        return self.processor_class.from_config(self.config(), tokenizer, **kwargs)
+
+
+class MvclDafTester(ModelTester):
+    base_class, model_class, processor_class = MvclDafModel, MvclDafForSequenceClassification, MvclDafProcessor
+    beside_text = {"token_type_ids": 0, "label_slot_mask": 0, "labelled_input_ids": 0}
+    # Only the first position of the classifying fusion is read: its forward scores start from a zero state.
+    untrained = (".fusion.sources.video.score_lstm.forward_lstm.weight_hh", ".fusion.sources.audio.score_lstm.forward_lstm.weight_hh", ".fusion.sources.coarse.score_lstm.forward_lstm.weight_hh")
+
+    def config(self, **overrides: Any) -> MvclDafConfig:
+        fields: dict[str, Any] = {
+            "text_config": tiny_bert(),
+            "video_feature_size": 8,
+            "audio_feature_size": 6,
+            "video_embed_size": None,
+            "audio_embed_size": None,
+            "max_text_length": 16,
+            "label_slots": 2,
+            "cls_token_id": CLS,
+            "sep_token_id": SEP,
+            "mask_token_id": MASK,
+            "pad_token_id": PAD,
+            "visual_layers": 2,
+            "visual_heads": 2,
+            "visual_intermediate_size": 12,
+            "coarse_heads": 2,
+            "coarse_intermediate_size": 12,
+            "daf_max_depth": 3,
+            "id2label": dict(LABELS),
+            "label2id": {name: index for index, name in LABELS.items()},
+        }
+        return MvclDafConfig(**{**fields, **overrides})
+
+    def inputs(self, training: bool = False) -> dict[str, Tensor]:
+        batch = super().inputs(training)
+        slots = torch.zeros_like(batch["input_ids"])
+        for row, length in enumerate(self.lengths["text"]):
+            slots[row, length - 3 : length - 1] = 1
+        batch["input_ids"] = torch.where(slots.bool(), MASK, batch["input_ids"])
+        batch["label_slot_mask"] = slots
+        if training:
+            label_ids = batch["labels"][:, None] + 50
+            batch["labelled_input_ids"] = torch.where(slots.bool(), label_ids, batch["input_ids"])
+        return batch
+
+    def weighted_sum(self, config: MvclDafConfig, terms: dict[str, Tensor]) -> float:
+        contrastive = sum(value.item() for name, value in terms.items() if name.startswith("contrastive"))
+        return (
+            config.cls_loss_weight * terms["cls"].item()
+            + config.prototype_loss_weight * terms["prototype"].item()
+            + config.contrastive_loss_weight * contrastive
+        )
+
+
+ALL_TESTERS: list[ModelTester] = [MvclDafTester()]
