@@ -30,7 +30,7 @@ _FORMATS = (
     "wav,w64,aiff,au,mp3,flac,ogg,aac,ac3,eac3,amr,caf"
 )
 _INDEXED = {"mov", "matroska"}  # an exact index: seeking lands where it says
-_DECLARED = {"mov", "matroska", "flac", "avi"}  # the header states the duration instead of the file size implying it
+_DECLARED = {"mov", "matroska", "flac"}  # the header states the duration instead of the file size implying it
 _SEEK_MARGIN = 1.0  # seconds decoded before `start`, so that overlapping audio transforms have warmed up
 
 
@@ -91,7 +91,8 @@ def decode_clip(
 
     Raises:
         MediaError: missing, empty, cut off or damaged file, not a media file, nothing between `start` and `end`, or
-            neither sound nor pictures where both were asked for.
+            neither sound nor pictures at all. A cut is only noticed where a header states the length or a frame breaks:
+            an MP3, Ogg or MPEG stream may simply end.
         ImportError: PyAV is not installed.
     """
     request = _check_request(
@@ -223,7 +224,7 @@ def _open(source: MediaSource) -> Iterator[Any]:
         raise MediaError(f"{name} is empty (0 bytes): copy or download it again.")
     if head.startswith(b"version https://git-lfs"):
         raise MediaError(f"{name} is a Git LFS pointer, not the media itself: run `git lfs pull` in its repository.")
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+    if head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"AVI "):
         declared = int.from_bytes(head[4:8], "little") + 8
         if size < declared < 0xFFFFFFF0 and (declared - size) > 0.02 * declared:  # streamed files declare the maximum
             raise MediaError(f"{name} is cut off: its header declares {declared} bytes, it has {size}. Copy it again.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class AudioBackbone(nn.Module):
     def __init__(self, config: MediaEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone: Any = config.audio_config
+        self.backbone = cast(Any, config.audio_config)
         self.width = config.audio_feature_size or 0
         self.encoder = encoder_of(AutoModel.from_config(without_decoder(self.backbone)))
         self.takes_mel = self.encoder.main_input_name == "input_features"
@@ -210,7 +210,7 @@ class ImageBackbone(nn.Module):
     def __init__(self, config: MediaEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone: Any = config.video_config
+        self.backbone = cast(Any, config.video_config)
         self.width = config.video_feature_size or 0
         self.encoder = AutoModel.from_config(self.backbone)
 
