@@ -321,7 +321,7 @@ def _limits(run: RunSummary) -> str:
             "- Voices, faces, dialects, ages, cultures and recording conditions that are rare in the training data",
             "  can be read worse, and differently. Measure the groups you care about before relying on an output.",
             "- Do not use it to judge, rank, hire, grade, police, diagnose or watch people. Emotion recognition at",
-            "  work and in schools is prohibited in the European Union, with narrow exceptions, and restricted elsewhere.",
+            "  work and in schools is prohibited in the European Union, with few exceptions, and restricted elsewhere.",
             "- Tell people who are analysed, ask for their consent, and keep a human responsible for every decision.",
         ]
     )
