@@ -107,7 +107,10 @@ class DynamicAttentionFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.sources = nn.ModuleDict(
-            {name: FusionSource(size, hidden_size, depth, gate, attention_dropout) for name, size in source_sizes.items()}
+            {
+                name: FusionSource(size, hidden_size, depth, gate, attention_dropout)
+                for name, size in source_sizes.items()
+            }
         )
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.dropout = nn.Dropout(output_dropout)

@@ -37,7 +37,9 @@ class MvclDafConfig(MultimodalConfig):
     ]
 
     modalities: tuple[str, ...] | list[str] = ("text", "video", "audio")  # text defines the aligned length [choice]
-    video_feature_size: int = 256  # official MIntRec and MIntRec2.0 files; the parent used another file of 1024 [public]
+    video_feature_size: int = (
+        256  # official MIntRec and MIntRec2.0 files; the parent used another file of 1024 [public]
+    )
     audio_feature_size: int = 768  # wav2vec 2.0 / WavLM base [public]
     # "Embedding layer" boxes of Figure 1 [figure]. None: features enter at their own width, as in the parent [public].
     # The width is ours: it keeps the cost of the audio and video branches below that of the text encoder [choice].
@@ -64,7 +66,7 @@ class MvclDafConfig(MultimodalConfig):
     # visual encoder: "Transformer encoder" [paper], sizes [public]
     visual_layers: int = 6
     visual_heads: int = 8
-    visual_intermediate_size: int = 1024
+    visual_intermediate_size: int | None = None  # None: its own width, the parent's ratio (1024 at 1024) [public]
     visual_dropout: float | int = 0.1
     visual_activation: str = "relu"
     visual_norm: Literal["post", "pre"] = "post"
@@ -80,7 +82,7 @@ class MvclDafConfig(MultimodalConfig):
     coarse_fusion: bool = True  # False: MVCL-DAF [paper]
     coarse_layers: int = 1
     coarse_heads: int = 8
-    coarse_intermediate_size: int = 1024
+    coarse_intermediate_size: int | None = None  # None: its own width, as above
     coarse_dropout: float | int = 0.1
 
     # dynamic attention fusion
@@ -147,7 +149,9 @@ class MvclDafConfig(MultimodalConfig):
 
     def validate_text(self) -> None:
         if "text" not in self.modalities:
-            raise ValueError(f"`modalities` is {list(self.modalities)}: MVCL-DAF needs text, it defines the label slots.")
+            raise ValueError(
+                f"`modalities` is {list(self.modalities)}: MVCL-DAF needs text, it defines the label slots."
+            )
         unknown = set(self.modalities) - {"text", "video", "audio"}
         if unknown:
             raise ValueError(f"`modalities` names {sorted(unknown)}: MVCL-DAF takes text, video and audio.")

@@ -10,6 +10,7 @@ and rows without any valid step are switched off by a presence factor, since att
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,6 +79,27 @@ def eager_attention(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+@dataclass
+class KeyMask:
+    """Valid keys as the attention backend wants them, and which rows have any, (B,) bool."""
+
+    mask: Tensor | None
+    present: Tensor
+
+
+def key_mask(config: PreTrainedConfig, query: Tensor, key: Tensor, mask: Tensor) -> KeyMask:
+    """
+    Prepare the mask of `key` (B, T_k) bool once for all layers that attend to it.
+
+    A row without keys may attend anywhere and is zeroed after the attention: no backend sees a fully masked row.
+    """
+    present = mask.any(1)
+    prepared = create_bidirectional_mask(
+        config=config, inputs_embeds=query, attention_mask=mask | ~present[:, None], encoder_hidden_states=key
+    )
+    return KeyMask(prepared, present)
+
+
 class Attention(nn.Module):
     """
     Multi-head attention whose keys and values may be different sequences of one length.
@@ -116,38 +138,30 @@ class Attention(nn.Module):
         return states.view(*states.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, d/H)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, key_mask: KeyMask | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             query: (B, T_q, d).
             key, value: (B, T_k, ...).
-            key_mask: (B, T_k) bool. A row without any valid key gives exact zeros.
+            key_mask: valid keys, from [`key_mask`]. A row without any valid key gives exact zeros.
 
         Returns:
             (B, T_q, d), and the weights (B, H, T_q, T_k) when the implementation is eager.
         """
-        mask, present = None, None
-        if key_mask is not None:
-            present = key_mask.any(1)
-            # A row without keys attends anywhere here and is zeroed below: no backend sees a fully masked row.
-            usable = key_mask | ~present[:, None]
-            mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=query, attention_mask=usable, encoder_hidden_states=key
-            )
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         states, weights = attend(
             self,
             self._heads(self.q_proj(query)),
             self._heads(self.k_proj(key)),
             self._heads(self.v_proj(value)),
-            mask,
+            None if key_mask is None else key_mask.mask,
             scaling=self.head_dim**-0.5,
             dropout=self.dropout if self.training else 0.0,
         )
         states = self.o_proj(states.reshape(query.shape))
-        if present is not None:
-            states = states.masked_fill(~present[:, None, None], 0.0)
+        if key_mask is not None:
+            states = states.masked_fill(~key_mask.present[:, None, None], 0.0)
         return states, weights
 
 
@@ -169,7 +183,7 @@ class TransformerLayer(GradientCheckpointingLayer):
     """
     Self- or cross-attention layer with a feed-forward block, post-norm or pre-norm.
 
-    With `key` and `value` the queries attend to them, otherwise to themselves.
+    With `key` and `value` the queries attend to them, otherwise to themselves. `intermediate_size=None` is `hidden_size`.
     """
 
     def __init__(
@@ -177,7 +191,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         config: PreTrainedConfig,
         hidden_size: int,
         num_heads: int,
-        intermediate_size: int,
+        intermediate_size: int | None,
         dropout: float,
         activation: str = "relu",
         norm: str = "post",
@@ -185,13 +199,13 @@ class TransformerLayer(GradientCheckpointingLayer):
         super().__init__()
         self.pre_norm = norm == "pre"
         self.attention = Attention(config, hidden_size, num_heads, dropout)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size or hidden_size, activation, dropout)
         self.attention_norm = nn.LayerNorm(hidden_size)
         self.output_norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, hidden_states: Tensor, key_mask: Tensor | None, key: Tensor | None = None, value: Tensor | None = None
+        self, hidden_states: Tensor, key_mask: KeyMask | None, key: Tensor | None = None, value: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the new states (B, T, d) and the attention weights, if the implementation gives them."""
         query = self.attention_norm(hidden_states) if self.pre_norm else hidden_states

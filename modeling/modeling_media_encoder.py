@@ -14,7 +14,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_media_encoder import MediaEncoderConfig
-from .media_decoding import Clip, MediaSource
+from .media_decoding import Clip, MediaError, MediaSource
 from .media_front_ends import AudioBackbone, ImageBackbone, LogMel, PixelGrid, encoder_of
 from .processing_media import MediaSettings, prepare_media
 
@@ -233,6 +233,11 @@ class MediaEncoderModel(PreTrainedModel):
             video=None if self.video_front_end is None else [pictures],
             settings=settings,
         )
+        if not arrays:
+            ends = {"audio": self.config.audio_front_end, "video": self.config.video_front_end}
+            raise MediaError(
+                f"the clip has nothing for the front ends {ends} of this model: use another clip or model."
+            )
         return self(**{name: torch.from_numpy(value).to(self.device) for name, value in arrays.items()})
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .attention_fusion import DynamicAttentionFusion
 from .configuration_mvcl_daf import MvclDafConfig
-from .layers import MaskedBiLSTM, TransformerLayer, clear_padding, masked_mean, sinusoidal_positions
+from .layers import MaskedBiLSTM, TransformerLayer, clear_padding, key_mask, masked_mean, sinusoidal_positions
 from .losses import info_nce, prototype_loss, task_loss, world_size
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
 from .modeling_base import MMIntentPreTrainedModel
@@ -89,8 +89,10 @@ class VisualBranch(nn.Module):
 
     def __init__(self, config: MvclDafConfig) -> None:
         super().__init__()
-        self.positions = config.visual_position_embedding
-        self.embed = nn.Linear(config.video_feature_size, config.visual_size) if config.video_embed_size else nn.Identity()
+        self.config, self.positions = config, config.visual_position_embedding
+        self.embed = (
+            nn.Linear(config.video_feature_size, config.visual_size) if config.video_embed_size else nn.Identity()
+        )
         self.align = build_alignment(config, config.visual_size)
         self.layers = nn.ModuleList(
             TransformerLayer(
@@ -111,8 +113,9 @@ class VisualBranch(nn.Module):
         states = self.align(frames, video.mask, text_mask)
         if self.positions == "sinusoidal":
             states = states + sinusoidal_positions(states.shape[1], states.shape[2], states)
+        keys = key_mask(self.config, states, states, text_mask)
         for layer in self.layers:
-            states, weights = layer(states, text_mask)
+            states, weights = layer(states, keys)
             recorder.add(states, weights)
         return clear_padding(states, text_mask)
 
@@ -122,7 +125,9 @@ class AcousticBranch(nn.Module):
 
     def __init__(self, config: MvclDafConfig) -> None:
         super().__init__()
-        self.embed = nn.Linear(config.audio_feature_size, config.acoustic_size) if config.audio_embed_size else nn.Identity()
+        self.embed = (
+            nn.Linear(config.audio_feature_size, config.acoustic_size) if config.audio_embed_size else nn.Identity()
+        )
         self.align = build_alignment(config, config.acoustic_size)
         hidden = config.acoustic_output_size // 2
         self.encoder = (
@@ -143,6 +148,7 @@ class CoarseEncoder(nn.Module):
 
     def __init__(self, config: MvclDafConfig) -> None:
         super().__init__()
+        self.config = config
         self.layers = nn.ModuleList(
             TransformerLayer(
                 config,
@@ -173,8 +179,9 @@ class CoarseEncoder(nn.Module):
             torch.where(has_value[:, None, None], value, key),
         )
         present = has_key | has_value
+        keys = key_mask(self.config, text, key, mask & present[:, None])
         for layer in self.layers:
-            text, weights = layer(text, mask & present[:, None], key, value)
+            text, weights = layer(text, keys, key, value)
             recorder.add(text, weights)
         return clear_padding(text, mask), present
 
@@ -393,7 +400,9 @@ class MvclDafModel(MvclDafPreTrainedModel):
         features = {"audio": (audio_features, audio_attention_mask), "video": (video_features, video_attention_mask)}
         media = self.media_inputs(features, (input_values, input_values_mask, pixel_values, pixel_values_mask))
         text = None if input_ids is None else ModalityInput(input_ids, input_ids != -1)
-        batch_size = check_batch_sizes({"input_ids": text, **{f"{name}_features": item for name, item in media.items()}})
+        batch_size = check_batch_sizes(
+            {"input_ids": text, **{f"{name}_features": item for name, item in media.items()}}
+        )
         given = {name: item for name, item in media.items() if item is not None}
         recorder = Recorder(
             self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
@@ -589,7 +598,9 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
         terms = {}
         for name in self._names_of(self.config.contrastive_views, out):
             view, there = self._view(out, name)
-            terms[f"contrastive_{name}"] = info_nce(anchor, view, there & counts, self.config.temperature, exclude, gather)
+            terms[f"contrastive_{name}"] = info_nce(
+                anchor, view, there & counts, self.config.temperature, exclude, gather
+            )
         return terms
 
     def _names_of(self, wanted: Sequence[str], out: MvclDafModelOutput) -> list[str]:

@@ -55,7 +55,9 @@ class PeepholeBiLSTM(nn.Module):
         self.full = peephole == "full"
         self.weight_input = nn.Parameter(torch.empty(2, 4 * hidden_size, input_size))
         self.weight_recurrent = nn.Parameter(torch.empty(2, hidden_size, 4 * hidden_size))
-        self.weight_peephole = nn.Parameter(torch.empty(2, *((hidden_size, 4 * hidden_size) if self.full else (3, hidden_size))))
+        self.weight_peephole = nn.Parameter(
+            torch.empty(2, *((hidden_size, 4 * hidden_size) if self.full else (3, hidden_size)))
+        )
         self.bias = nn.Parameter(torch.empty(2, 4 * hidden_size))
         self.reset_parameters()
 

@@ -53,7 +53,9 @@ class MultimodalProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> None:
         if tokenizer.padding_side != "right":
-            logger.warning(f"the tokenizer pads on the {tokenizer.padding_side}: switched to right, as the models expect.")
+            logger.warning(
+                f"the tokenizer pads on the {tokenizer.padding_side}: switched to right, as the models expect."
+            )
             tokenizer.padding_side = "right"
         if non_finite not in ("raise", "zero"):
             raise ValueError(f"`non_finite` is {non_finite!r}: choose 'raise' or 'zero'.")
@@ -71,7 +73,9 @@ class MultimodalProcessor(ProcessorMixin):
         super().__init__(tokenizer, **kwargs)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> MultimodalProcessor:
+    def from_config(
+        cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+    ) -> MultimodalProcessor:
         """The processor that fits a model's config; `kwargs` override what is read from it."""
         names = None if config.problem_type == "regression" else [config.id2label[i] for i in range(config.num_labels)]
         settings: dict[str, Any] = {
@@ -149,7 +153,9 @@ class MultimodalProcessor(ProcessorMixin):
                 raise ValueError(f"`{name}` is not an input of this processor: it takes {sorted(known)}.")
         single = isinstance(text, str) or (
             text is None
-            and not any(isinstance(item, (list, tuple)) for item in (audio, video, *features.values()) if item is not None)
+            and not any(
+                isinstance(item, (list, tuple)) for item in (audio, video, *features.values()) if item is not None
+            )
             and not any(np.ndim(item) == 3 for item in features.values() if item is not None)
         )
         if single:
@@ -165,7 +171,9 @@ class MultimodalProcessor(ProcessorMixin):
         if not sizes:
             raise ValueError("all modalities are missing: give text, features or media.")
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"the inputs have different numbers of samples {sizes}: they must describe the same samples.")
+            raise ValueError(
+                f"the inputs have different numbers of samples {sizes}: they must describe the same samples."
+            )
         return next(iter(sizes.values()))
 
     def _check_presence(self, out: dict[str, np.ndarray], size: int) -> None:
@@ -227,7 +235,9 @@ class MultimodalProcessor(ProcessorMixin):
                 f"`{name}_feature_size={array.shape[-1] if array.ndim else 0}`."
             )
         if not len(array):
-            raise ValueError(f"`{name}_features` of sample {index} has no steps: pass `None` if the sample has no {name}.")
+            raise ValueError(
+                f"`{name}_features` of sample {index} has no steps: pass `None` if the sample has no {name}."
+            )
         array = array[: self.max_lengths.get(name)]
         finite = np.isfinite(array)
         if not finite.all():
@@ -238,7 +248,9 @@ class MultimodalProcessor(ProcessorMixin):
                     f"`non_finite='zero'` in the processor to replace them by 0."
                 )
             if name not in self._replaced:
-                logger.warning(f"`{name}_features`: NaN or infinite values are replaced by 0 ({bad} in the first such sample).")
+                logger.warning(
+                    f"`{name}_features`: NaN or infinite values are replaced by 0 ({bad} in the first such sample)."
+                )
             self._replaced[name] = self._replaced.get(name, 0) + bad
             array = np.where(finite, array, np.float32(0))
         stats = self.feature_stats.get(name)
@@ -265,7 +277,9 @@ class MultimodalProcessor(ProcessorMixin):
         if self.problem_type == "regression":
             values = np.asarray(labels, dtype=np.float32)
             if not np.isfinite(values).all():
-                raise ValueError(f"label of sample {int(np.flatnonzero(~np.isfinite(values))[0])} is not a finite number.")
+                raise ValueError(
+                    f"label of sample {int(np.flatnonzero(~np.isfinite(values))[0])} is not a finite number."
+                )
             return values
         if self.problem_type == "multi_label_classification":
             return np.asarray(labels, dtype=np.float32)
@@ -275,7 +289,9 @@ class MultimodalProcessor(ProcessorMixin):
         names = self.label_names or []
         if isinstance(label, str):
             if label not in names:
-                raise ValueError(f"label {label!r} of sample {row} is not one of the {len(names)} known names: {names}.")
+                raise ValueError(
+                    f"label {label!r} of sample {row} is not one of the {len(names)} known names: {names}."
+                )
             return names.index(label)
         if label != -100 and not 0 <= int(label) < max(len(names), 1):
             raise ValueError(f"label id {label} of sample {row} is outside [0, {len(names)}): the names are {names}.")

@@ -98,7 +98,9 @@ class MvclDafProcessor(MultimodalProcessor):
         room = self.max_text_length - 2 - self.label_slots
         checked = self._checked_text(texts)
         words = [self._pieces(text)[:room] if text else [] for text in checked]
-        ids = np.full((len(words), max(map(len, words)) + 2 + self.label_slots), self.tokenizer.pad_token_id or 0, np.int64)
+        ids = np.full(
+            (len(words), max(map(len, words)) + 2 + self.label_slots), self.tokenizer.pad_token_id or 0, np.int64
+        )
         mask, slots = np.zeros_like(ids), np.zeros_like(ids)
         for row, pieces in enumerate(words):
             first, end = 1 + len(pieces), 1 + len(pieces) + self.label_slots

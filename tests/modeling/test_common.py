@@ -269,7 +269,9 @@ def test_another_sample_has_no_effect(tester: ModelTester, modality: str) -> Non
 
 
 @all_testers
-@pytest.mark.parametrize("missing", [("audio",), ("video",), ("audio", "video"), ("text",), ("text", "audio"), ("text", "video")])
+@pytest.mark.parametrize(
+    "missing", [("audio",), ("video",), ("audio", "video"), ("text",), ("text", "audio"), ("text", "video")]
+)
 def test_absent_equals_fully_masked(tester: ModelTester, missing: tuple[str, ...]) -> None:
     """`None` and an all-zero mask say the same, whatever the masked values are; training works without the modality."""
     model, inputs = tester.model(), tester.inputs()

@@ -54,7 +54,11 @@ class ModelTester:
     }
     # parameters (by substring) that a training step may leave alone, each for a reason that the tester gives
     untrained: ClassVar[tuple[str, ...]] = ()
-    lengths: ClassVar[dict[str, tuple[int, ...]]] = {"text": (9, 6, 8, 7), "audio": (11, 5, 8, 11), "video": (6, 7, 3, 7)}
+    lengths: ClassVar[dict[str, tuple[int, ...]]] = {
+        "text": (9, 6, 8, 7),
+        "audio": (11, 5, 8, 11),
+        "video": (6, 7, 3, 7),
+    }
 
     def config(self, **overrides: Any) -> Any:
         raise AssertionError("a tester defines its config")
@@ -128,7 +132,9 @@ class ModelTester:
         """Four samples unlike those of another seed, with random labels."""
         generator = torch.Generator().manual_seed(seed)
         batch = self.inputs(training=True)
-        noise = {name: torch.randn(batch[name].shape, generator=generator) for name in ("audio_features", "video_features")}
+        noise = {
+            name: torch.randn(batch[name].shape, generator=generator) for name in ("audio_features", "video_features")
+        }
         for name, value in noise.items():
             batch[name] = value * batch[self.sequence_inputs[name]][..., None]
         return batch
@@ -141,7 +147,11 @@ class MvclDafTester(ModelTester):
     base_class, model_class, processor_class = MvclDafModel, MvclDafForSequenceClassification, MvclDafProcessor
     beside_text = {"token_type_ids": 0, "label_slot_mask": 0, "labelled_input_ids": 0}
     # Only the first position of the classifying fusion is read: its forward scores start from a zero state.
-    untrained = (".fusion.sources.video.score_lstm.forward_lstm.weight_hh", ".fusion.sources.audio.score_lstm.forward_lstm.weight_hh", ".fusion.sources.coarse.score_lstm.forward_lstm.weight_hh")
+    untrained = (
+        ".fusion.sources.video.score_lstm.forward_lstm.weight_hh",
+        ".fusion.sources.audio.score_lstm.forward_lstm.weight_hh",
+        ".fusion.sources.coarse.score_lstm.forward_lstm.weight_hh",
+    )
 
     def config(self, **overrides: Any) -> MvclDafConfig:
         fields: dict[str, Any] = {
