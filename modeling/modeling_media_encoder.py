@@ -235,9 +235,7 @@ class MediaEncoderModel(PreTrainedModel):
         )
         if not arrays:
             ends = {"audio": self.config.audio_front_end, "video": self.config.video_front_end}
-            raise MediaError(
-                f"the clip has nothing for the front ends {ends} of this model: use another clip or model."
-            )
+            raise MediaError(f"the clip has nothing for the front ends {ends} of this model: use another clip.")
         return self(**{name: torch.from_numpy(value).to(self.device) for name, value in arrays.items()})
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
