@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import explanation, intent, out_of_scope, sentiment
 from .files import atomic_path
 
@@ -199,7 +201,7 @@ def _encode(value: Any) -> Any:
         return {str(key): _encode(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_encode(entry) for entry in value]
-    if hasattr(value, "item") and hasattr(value, "dtype"):
+    if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -7,12 +7,13 @@ and predicted class counts, moments, n-gram matches) and computes its value from
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from .base import TrainCounts, class_ids, finite_floats
 from .intent import rare_classes
-from .sentiment import round_half_even
+from .sentiment import centred, round_half_even
 from .text_overlap import bleu_from_statistics, bleu_statistics, cider_d_each, rouge_l_each, tokenize
 
 
@@ -87,17 +88,25 @@ def class_statistic(name: str, num_classes: int, classes: Sequence[int] | np.nda
     return Statistic(name, collect, reduce)
 
 
-_Ratio = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-_RECALL: _Ratio = lambda correct, n, predicted: divide(correct, n, 0.0)  # noqa: E731
-_PRECISION: _Ratio = lambda correct, n, predicted: divide(correct, predicted, 0.0)  # noqa: E731
-_F1: _Ratio = lambda correct, n, predicted: divide(2 * correct, n + predicted, 0.0)  # noqa: E731
-_CLASS_REDUCTIONS: dict[str, tuple[_Ratio, bool]] = {
-    "accuracy": (_RECALL, True),  # recall weighted by the class shares is the accuracy
-    "f1_weighted": (_F1, True),
-    "precision_weighted": (_PRECISION, True),
-    "recall_macro": (_RECALL, False),
-    "f1_macro": (_F1, False),
-    "precision_macro": (_PRECISION, False),
+def _recall(correct: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return divide(correct, n, 0.0)
+
+
+def _precision(correct: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return divide(correct, predicted, 0.0)
+
+
+def _f1(correct: np.ndarray, n: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return divide(2 * correct, n + predicted, 0.0)
+
+
+_CLASS_REDUCTIONS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], bool]] = {
+    "accuracy": (_recall, True),  # recall weighted by the class shares is the accuracy
+    "f1_weighted": (_f1, True),
+    "precision_weighted": (_precision, True),
+    "recall_macro": (_recall, False),
+    "f1_macro": (_f1, False),
+    "precision_macro": (_precision, False),
 }
 
 
@@ -124,7 +133,7 @@ def open_statistic(name: str, num_known: int) -> Statistic:
         raise ValueError(f"`name` is {name!r} but must be `oid_acc` or one of {sorted(parts)}.")
 
     def reduce(sums: np.ndarray) -> np.ndarray:
-        return _F1(*np.split(sums, 3, axis=1))[:, parts[name]].mean(1)
+        return _f1(*np.split(sums, 3, axis=1))[:, parts[name]].mean(1)
 
     return Statistic(name, class_statistic("f1_macro", num_known + 1).collect, reduce)
 
@@ -153,7 +162,7 @@ def _rounded(name: str, limit: float) -> Statistic:
 def _correlation() -> Statistic:
     def collect(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         y, p = finite_floats("labels", labels), finite_floats("predictions", predictions)
-        y, p = y - y.mean(), p - p.mean()  # the correlation does not change, but cancellation in the sums shrinks
+        y, p = centred(y), centred(p)  # the correlation does not change, but cancellation in the sums shrinks
         return np.stack([np.ones_like(y), y, p, y * y, p * p, y * p], axis=1)
 
     def reduce(sums: np.ndarray) -> np.ndarray:
@@ -200,9 +209,9 @@ def statistic(name: str, num_classes: int | None = None) -> Statistic:
         "corr": _correlation,
         "acc7": lambda: _rounded("acc7", 3),
         "acc5": lambda: _rounded("acc5", 2),
-        **{f"{kind}_has0": lambda kind=kind: _binary(f"{kind}_has0", True) for kind in ("acc2", "f1")},
-        **{f"{kind}_non0": lambda kind=kind: _binary(f"{kind}_non0", False) for kind in ("acc2", "f1")},
-        **{key: lambda key=key: _text(key) for key in ("bleu4", "rouge_l", "rouge_l_f1", "cider_d")},
+        **{f"{kind}_has0": partial(_binary, f"{kind}_has0", True) for kind in ("acc2", "f1")},
+        **{f"{kind}_non0": partial(_binary, f"{kind}_non0", False) for kind in ("acc2", "f1")},
+        **{key: partial(_text, key) for key in ("bleu4", "rouge_l", "rouge_l_f1", "cider_d")},
     }
     if name not in makers:
         raise ValueError(f"`name` is {name!r} but must be one of {sorted([*makers, *_CLASS_REDUCTIONS])}.")

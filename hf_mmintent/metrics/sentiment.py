@@ -38,7 +38,19 @@ def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Pearson correlation; NaN when either side is constant, which includes fewer than two samples."""
     if len(labels) == 0 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return float("nan")
-    return float(np.corrcoef(labels, predictions)[0, 1])
+    y, p = centred(labels), centred(predictions)
+    return float(np.clip(y @ p / np.sqrt((y @ y) * (p @ p)), -1, 1))
+
+
+def centred(values: np.ndarray) -> np.ndarray:
+    """
+    Subtract the mean and divide by the largest deviation.
+
+    The correlation does not see it, but squares of very small numbers (a collapsed model) would vanish.
+    """
+    deviations = values - values.mean()
+    largest = np.abs(deviations).max()
+    return deviations / largest if largest > 0 else deviations
 
 
 def _class_accuracy(labels: np.ndarray, predictions: np.ndarray, limit: float, rounding: Any) -> float:
