@@ -109,11 +109,11 @@ def make_config(audio: str = "log_mel", video: str = "pixel_grid", **fields) -> 
 def make_model(modality: str, name: str, **fields) -> MediaEncoderModel:
     torch.manual_seed(0)
     model = MediaEncoderModel(make_config(**{modality: name}, **fields)).eval()
-    for module in model.modules():  # EfficientNet draws both so small that nothing is left after its many layers
+    for module in model.modules():  # drawn so small that EfficientNet leaves nothing after its many layers
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(module.weight, 2.0)
+            torch.nn.init.constant_(module.weight, 1.3)
     return model
 
 
