@@ -87,7 +87,7 @@ def card_data(run: RunSummary) -> ModelCardData:
         base_model=base_models or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         eval_results=results or None,
-        model_name=run.model_name,
+        model_name=run.model_name if results else None,  # part of the model-index only
         **_license_fields(run),  # type: ignore[arg-type]
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .run_summary import check_repo_path
@@ -110,25 +113,20 @@ def push_checkpoint(
         [`huggingface_hub.CommitInfo`]
 
     Raises:
-        ValueError: the Hub refuses the card, the repository exists with another visibility than `private` asks for,
-            or an attachment's path leaves the repository.
+        ValueError: the Hub refuses the card, an adapter names a local folder as its base, the repository exists
+            with another visibility than `private` asks for, or an attachment's path leaves the repository.
     """
     for name in attachments or {}:
         check_repo_path(name)
-    card.validate()
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    is_private = bool(api.model_info(repo_id).private)
-    if private is not None and is_private != private:
-        raise ValueError(
-            f"`private` is {private} but the repository {repo_id} exists and its `private` is {is_private}: change it "
-            f"in the repository's settings, or push to another name. Nothing was uploaded."
-        )
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         _write(model, processor, card, root, attachments or {})
+        _check_adapter(root)
+        card.validate()
+        repo_id = _create_repo(api, repo_id, private)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
         stale = [
             name
@@ -144,6 +142,37 @@ def push_checkpoint(
             ],
             commit_message=commit_message,
             revision=revision,
+        )
+
+
+def _create_repo(api: HfApi, repo_id: str, private: bool | None) -> str:
+    """The full id of the repository, created unless it exists; refuses one with another visibility."""
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    is_private = bool(api.model_info(repo_id).private)
+    if private is not None and is_private != private:
+        raise ValueError(
+            f"`private` is {private} but the repository {repo_id} exists and its `private` is {is_private}: change it "
+            f"in the repository's settings, or push to another name. Nothing was uploaded."
+        )
+    return repo_id
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raise `ValueError` when an adapter names a folder as its base: nobody else could load it."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        return
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        validate_repo_id(base)
+        is_folder = Path(base).exists()
+    except (HFValidationError, TypeError):
+        is_folder = True
+    if is_folder:
+        raise ValueError(
+            f"the adapter's `base_model_name_or_path` is {base!r}, which is not a repository of the Hub: set "
+            f'`model.peft_config["default"].base_model_name_or_path` to the id of the base model, or publish '
+            f"`model.merge_and_unload()`."
         )
 
 

@@ -194,6 +194,26 @@ assert not api.repo_exists("me/new"), "a refused card must not leave an empty re
 assert api.model_info("me/plain").sha == before
 """
 
+ADAPTER = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+push_checkpoint(model, tokenizer, card, "me/plain")
+model.save_pretrained("base")
+for base, fine in (("base", False), ("me/plain", True)):
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query"], task_type="SEQ_CLS"))
+    if fine:
+        push_checkpoint(adapted, tokenizer, card, "me/adapter")
+    else:
+        with pytest.raises(ValueError, match="`base_model_name_or_path` is 'base', which is not a repository"):
+            push_checkpoint(adapted, tokenizer, card, "me/adapter")
+        assert not api.repo_exists("me/adapter")
+assert "adapter_model.safetensors" in api.list_repo_files("me/adapter")
+assert "# Plain" in ModelCard.load("me/adapter").text, "PEFT's own card must not win"
+AutoModelForSequenceClassification.from_pretrained("me/adapter")
+"""
+
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
@@ -210,6 +230,11 @@ def test_second_push_replaces_weights_and_code_only(hub_stub: HubStub, tokenizer
 @hub
 def test_refusals_come_before_the_upload(hub_stub: HubStub, tokenizer_folder: Path) -> None:
     hub_stub.run(PLAIN + REFUSED, tokenizer_folder)
+
+
+@hub
+def test_an_adapter_must_name_a_base_that_others_can_load(hub_stub: HubStub, tokenizer_folder: Path) -> None:
+    hub_stub.run(PLAIN + ADAPTER, tokenizer_folder)
 
 
 # ---- saving into a folder: no server --------------------------------------------------------------------------------
