@@ -162,7 +162,8 @@ def test_a_sample_does_not_depend_on_mates_order_or_padding(modality, name):
             expected, valid = alone[next(i for i, other in enumerate(samples) if other is item)]
             steps = int(valid.sum())
             assert steps > 0 and int(mask[row].sum()) == steps and mask[row, :steps].all()
-            torch.testing.assert_close(features[row, :steps], expected[0, :steps], atol=1e-5, rtol=1e-4)
+            scale = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(features[row, :steps], expected[0, :steps], atol=1e-5 * scale, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("modality", "name"), ALL)
@@ -192,7 +193,11 @@ def test_save_and_load(modality, name, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert plain(loaded.config) == plain(model.config)
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
-    torch.testing.assert_close(run(loaded, modality, samples), run(model, modality, samples), atol=1e-6, rtol=1e-5)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    expected = run(model, modality, samples)
+    scale = max(1.0, float(expected[0].abs().max()))  # kernels round differently for memory of another alignment
+    torch.testing.assert_close(run(loaded, modality, samples), expected, atol=1e-6 * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("modality", "name"), [item for item in ALL if "log" not in item[1] and "grid" not in item[1]])
