@@ -108,6 +108,8 @@ class MultimodalProcessor(ProcessorMixin):
         audio: Any = None,
         video: Any = None,
         labels: Any = None,
+        start_time: Sequence[float | None] | None = None,
+        end_time: Sequence[float | None] | None = None,
         return_labelled_view: bool = False,
         return_tensors: str | None = "pt",
         **features: Any,
@@ -118,6 +120,7 @@ class MultimodalProcessor(ProcessorMixin):
             audio, video: raw media per sample: a path, bytes, `{"bytes", "path"}`, a 16 kHz waveform (samples,), frames
                 (T, H, W, 3) uint8, or `None`. Needs a processor with `media`.
             labels: one per sample, class names or ids; floats in regression.
+            start_time, end_time: seconds, the part of each sample's media to use; `None` is open.
             return_labelled_view: also make the text view with the label filled in (training of MVCL-DAF).
             return_tensors: "pt" or "np".
             features: `<modality>_features`, per sample an array (T, D) or `None`.
@@ -137,7 +140,7 @@ class MultimodalProcessor(ProcessorMixin):
         for name in self.feature_sizes:
             out.update(self._feature_inputs(name, features.get(f"{name}_features")))
         if any(item is not None for item in (*(audio or ()), *(video or ()))):
-            out.update(self._media_inputs(audio, video))
+            out.update(self._media_inputs(audio, video, start_time, end_time))
         self._check_presence(out, size)
         if labels is not None:
             out["labels"] = self.encode_labels(labels)
@@ -258,7 +261,13 @@ class MultimodalProcessor(ProcessorMixin):
             array = (array - np.asarray(stats["mean"], np.float32)) / np.asarray(stats["std"], np.float32)
         return array
 
-    def _media_inputs(self, audio: Sequence[Any] | None, video: Sequence[Any] | None) -> dict[str, np.ndarray]:
+    def _media_inputs(
+        self,
+        audio: Sequence[Any] | None,
+        video: Sequence[Any] | None,
+        start: Sequence[float | None] | None,
+        end: Sequence[float | None] | None,
+    ) -> dict[str, np.ndarray]:
         if self.media is None:
             raise ValueError(
                 "raw audio or video was given but this processor has no `media` settings: its checkpoint takes extracted "
@@ -268,6 +277,8 @@ class MultimodalProcessor(ProcessorMixin):
         return prepare_media(
             **{name: rows if name in self.modalities else None for name, rows in wanted.items()},
             settings=MediaSettings(**self.media),
+            start=start,
+            end=end,
         )
 
     # ---- labels -------------------------------------------------------------------------------------------------

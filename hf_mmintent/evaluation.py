@@ -1,0 +1,107 @@
+"""Score a finished checkpoint on a split, with all modalities or with some dropped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, AutoProcessor, EvalPrediction, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.metrics import Predictions, build_compute_metrics
+
+
+@dataclass
+class Evaluation:
+    """Scores on one split under one condition, and the predictions behind them."""
+
+    condition: str
+    scores: dict[str, float]
+    predictions: Predictions
+
+
+def open_checkpoint(path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model in eval mode and processor of a checkpoint: folder or Hub id."""
+    model = AutoModelForSequenceClassification.from_pretrained(str(path))
+    return model.eval(), AutoProcessor.from_pretrained(str(path))
+
+
+def with_features(rows: Dataset, model: PreTrainedModel) -> Dataset:
+    """The rows with the features that the model's own encoder makes of their media, if it has one."""
+    if model.config.encoder_config is None or not has_raw_media(rows):
+        return rows
+    return add_media_features(rows, model.base_model.media_encoder)
+
+
+@torch.no_grad()
+def predict(
+    model: PreTrainedModel,
+    rows: Dataset,
+    collator: MultimodalCollator,
+    batch_size: int = 32,
+    progress: str | None = None,
+) -> np.ndarray:
+    """Logits (n, num_labels) float32 of every row, in order."""
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collator)
+    logits = []
+    for batch in tqdm(loader, desc=progress or "predicting", disable=progress is None, leave=False):
+        batch.pop("labels", None)
+        logits.append(model(**{name: value.to(model.device) for name, value in batch.items()}).logits.float().cpu())
+    return torch.cat(logits).numpy()
+
+
+def evaluate(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Dataset,
+    drop_modalities: Sequence[str] = (),
+    batch_size: int = 32,
+    seed: int = 0,
+    train_counts: dict[str, int] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """
+    Scores of `specs`' keys (`accuracy`, `f1_weighted`, `mae`, …) on `rows`.
+
+    Args:
+        model, processor: from [`open_checkpoint`].
+        rows: with `label`, and features or media.
+        drop_modalities: what the model does not get to see.
+        batch_size: does not change the scores.
+        seed: of the run that is scored; stored with the predictions.
+        train_counts: training samples per class, for `f1_rare`.
+        progress: show a bar.
+
+    Returns:
+        [`Evaluation`].
+    """
+    condition = "clean" if not drop_modalities else "without " + " and ".join(drop_modalities)
+    rows = with_features(rows, model)
+    collator = MultimodalCollator(processor, drop_modalities=tuple(drop_modalities))
+    logits = predict(model, rows, collator, batch_size, condition if progress else None)
+    # By name where the dataset has names: two label orders must not be compared by id.
+    feature = rows.features["label"]
+    names = getattr(feature, "names", None)
+    labels = processor.encode_labels([names[i] for i in rows["label"]] if names else rows["label"])
+    compute = build_compute_metrics(model.config.problem_type, processor.label_names, train_counts)
+    regression = model.config.problem_type == "regression"
+    values = logits.squeeze(-1) if regression else logits.argmax(-1)
+    groups = {name: list(rows[name]) for name in ("dialogue_id", "speaker") if name in rows.column_names}
+    saved = Predictions(list(rows["id"]), labels, values, seed, None if regression else logits, groups)
+    return Evaluation(condition, compute(EvalPrediction(logits, labels)), saved)
+
+
+def drop_conditions(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Nothing dropped, each modality dropped, then all but one dropped."""
+    each = [(name,) for name in modalities] if len(modalities) > 1 else []
+    all_but_one = list(itertools.combinations(modalities, len(modalities) - 1)) if len(modalities) > 2 else []
+    return [(), *each, *all_but_one]

@@ -1,0 +1,63 @@
+"""One clip and/or one sentence to a ranked answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from hf_mmintent.evaluation import open_checkpoint
+
+
+@dataclass
+class Answer:
+    """Labels with probabilities, best first (one "value" in regression), and the modality weights where there are any."""
+
+    ranking: list[tuple[str, float]]
+    modality_weights: dict[str, float]
+    used: list[str]
+
+
+@torch.no_grad()
+def predict_one(
+    checkpoint: str | Path | tuple[PreTrainedModel, ProcessorMixin],
+    clip: str | Path | bytes | None = None,
+    text: str | None = None,
+    top_k: int = 5,
+) -> Answer:
+    """
+    Args:
+        checkpoint: folder, Hub id, or an opened `(model, processor)`.
+        clip: video or audio file, or its bytes; a missing stream is a missing modality.
+        text: the words, if known.
+        top_k: length of the ranking.
+
+    Raises:
+        MediaError: the clip cannot be decoded.
+        ValueError: neither clip nor text is given, the text is empty, or the checkpoint takes no raw clips.
+    """
+    model, processor = checkpoint if isinstance(checkpoint, tuple) else open_checkpoint(checkpoint)
+    if clip is None and text is None:
+        raise ValueError("nothing to label: give a clip, a text, or both.")
+    media = {}
+    if clip is not None:
+        media = {"audio": [clip], "video": [clip]}
+    inputs = processor(text=None if text is None else [text], **media)
+    outputs = model(**{name: value.to(model.device) for name, value in inputs.items()})
+    logits = outputs.logits[0].float()
+    if model.config.problem_type == "regression":
+        ranking = [("value", logits.item())]
+    else:
+        several = model.config.problem_type == "multi_label_classification"
+        probabilities = logits.sigmoid() if several else logits.softmax(-1)
+        best = probabilities.topk(min(top_k, len(probabilities)))
+        ranking = [
+            (model.config.id2label[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+    weights = outputs.get("modality_weights")
+    named = {} if weights is None else dict(zip(model.config.modality_weight_names, weights[0].tolist(), strict=True))
+    used = [name for name in ("input_ids", "input_values", "pixel_values") if name in inputs]
+    return Answer(ranking, named, used)

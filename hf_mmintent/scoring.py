@@ -1,0 +1,139 @@
+"""Checkpoints of one or several seeds to scores on a split: result files, predictions and a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_mmintent.data.loading import load
+from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_checkpoint
+from hf_mmintent.hub.run_summary import describe_hardware
+from hf_mmintent.metrics import RunResult, label_order_hash
+from hf_mmintent.training.runs import SUMMARY_FILE
+
+HEADLINE = {
+    "regression": ("mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"),
+    "single_label_classification": ("accuracy", "f1_weighted", "f1_macro", "recall_macro"),
+    "multi_label_classification": ("accuracy", "f1_macro"),
+}
+
+
+def find_checkpoints(path: str | Path) -> list[Path]:
+    """The checkpoint itself, or those of all seeds below a run folder."""
+    folder = Path(path)
+    if (folder / "config.json").exists() or not folder.exists():
+        return [folder]
+    found = sorted(folder.glob("seed_*/final"), key=lambda item: int(item.parent.name.removeprefix("seed_")))
+    if not found:
+        raise ValueError(
+            f"{folder} is neither a checkpoint nor a run folder: it has no config.json and no seed_*/final."
+        )
+    return found
+
+
+def run_facts(checkpoint: Path) -> dict[str, Any]:
+    """What training wrote beside a checkpoint; empty for one from elsewhere."""
+    path = checkpoint / SUMMARY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def score_checkpoints(
+    checkpoint: str | Path,
+    split: str = "test",
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    config_name: str | None = None,
+    drop: bool = False,
+    batch_size: int = 32,
+    output_dir: str | None = None,
+) -> str:
+    """
+    Score every checkpoint of a run on a split and write the results.
+
+    Args:
+        checkpoint: folder, run folder with seeds, or Hub id.
+        split: name of the split.
+        dataset, data_dir, config_name: where the rows are; of the training run when not given.
+        drop: also score with modalities dropped.
+        batch_size: rows per forward pass.
+        output_dir: for `<condition>.json` and `<condition>.predictions.jsonl`; `scores/` beside the checkpoint by default.
+
+    Returns:
+        A Markdown table: one row per condition, mean ± std over seeds.
+    """
+    paths = find_checkpoints(checkpoint)
+    table: dict[str, list[dict[str, float]]] = {}
+    count, problem = 0, ""
+    for path in paths:
+        facts = run_facts(path)
+        settings = facts.get("settings", {}).get("data", {})
+        name = dataset or settings.get("name") or "mmintent_mini"
+        options = {
+            "data_dir": data_dir or settings.get("data_dir"),
+            "name": config_name or settings.get("config_name"),
+            "columns": settings.get("columns", "auto"),
+            **settings.get("options", {}),
+        }
+        rows = load(name, **options)[split]
+        model, processor = open_checkpoint(path if path.exists() else str(checkpoint))
+        problem, count = model.config.problem_type, len(rows)
+        always = tuple(settings.get("drop_modalities", ()))
+        conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
+        folder = Path(output_dir) if output_dir else (path if path.exists() else Path("runs")) / "scores"
+        for dropped in conditions:
+            found = evaluate(model, processor, rows, (*always, *dropped), batch_size, facts.get("seed", 0))
+            label = "all" if not dropped else "without " + " and ".join(dropped)
+            table.setdefault(label, []).append(found.scores)
+            _write(
+                folder / f"{split}_{label.replace(' ', '_')}", found, model, name, options["name"], split, facts, path
+            )
+    return _table(table, HEADLINE[problem], len(paths), count, split)
+
+
+def _write(
+    stem: Path,
+    found: Evaluation,
+    model: Any,
+    dataset: str,
+    config_name: str | None,
+    split: str,
+    facts: dict[str, Any],
+    path: Path,
+) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    regression = model.config.problem_type == "regression"
+    names = None if regression else [model.config.id2label[i] for i in range(model.config.num_labels)]
+    RunResult(
+        system=type(model).__name__,
+        dataset=dataset,
+        configuration=config_name or "default",
+        split=split,
+        n=len(found.predictions),
+        scores={name: value for name, value in found.scores.items() if name != "n"},
+        seed=facts.get("seed", 0),
+        num_classes=None if names is None else len(names),
+        label_order=None if names is None else label_order_hash(names),
+        condition=found.condition,
+        config=facts.get("settings", {}),
+        checkpoint=path.name if path.exists() else str(path),
+        device=describe_hardware(),
+        wall_clock_seconds=facts.get("seconds"),
+    ).to_json(stem.with_suffix(".json"))
+    found.predictions.save(stem.with_suffix(".predictions.jsonl"))
+
+
+def _table(table: dict[str, list[dict[str, float]]], keys: Sequence[str], seeds: int, count: int, split: str) -> str:
+    lines = [f"{split}, n = {count}, {seeds} seed{'s' if seeds > 1 else ''}", ""]
+    lines += ["| modalities | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 1)]
+    for label, scores in table.items():
+        cells = []
+        for key in keys:
+            values = [score[key] for score in scores]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3f}{spread}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""What one training run is: a YAML file, with single values overridden by flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class DataSettings:
+    """
+    Which rows a run sees.
+
+    Args:
+        name: builder of `data_scripts`, path of a script or Parquet folder, or id on the Hub.
+        data_dir: folder with the official files; not needed for the embedded data.
+        config_name: configuration of the builder, e.g. "in_scope".
+        columns: which of text, features and media to read; "auto" takes what is there.
+        train_split, validation_split: names of the two splits that training reads. It never reads another one.
+        drop_modalities: left out of every row in training and validation, for ablations.
+        options: further arguments of the loader.
+    """
+
+    name: str = "mmintent_mini"
+    data_dir: str | None = None
+    config_name: str | None = None
+    columns: str | Sequence[str] = "auto"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    drop_modalities: Sequence[str] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Arguments of `hf_mmintent.load`."""
+        return {"data_dir": self.data_dir, "name": self.config_name, "columns": self.columns, **self.options}
+
+
+@dataclass
+class RunConfig:
+    """
+    One training run. Every field can be set in a YAML file of the same shape and by a flag, `--data.data_dir PATH`.
+
+    Args:
+        model_type: architecture, e.g. "mvcl_daf".
+        output_dir: folder of the run; one `seed_<n>` folder below it per seed.
+        data: [`DataSettings`].
+        backbones: pretrained parts, e.g. `{"text": "bert-base-uncased"}`; "package:NAME" opens a model folder inside an
+            installed Python package.
+        config: fields of the architecture's config.
+        processor: arguments of its processor.
+        encoder: fields of [`MediaEncoderConfig`], when rows are raw clips.
+        training: arguments of `transformers.TrainingArguments`.
+        learning_rates: rate by regular expression on parameter names, the first match wins; others take
+            `training.learning_rate`.
+        standardize: standardise features with the training rows' mean and deviation; kept in the processor.
+        modality_dropout: probability of dropping each modality of a training sample, never all.
+        early_stopping_patience: epochs without a better validation score; `None` trains to the end.
+        seeds: one run each.
+    """
+
+    model_type: str = "mvcl_daf"
+    output_dir: str = "runs/run"
+    data: DataSettings = field(default_factory=DataSettings)
+    backbones: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    standardize: bool = False
+    modality_dropout: float = 0.0
+    early_stopping_patience: int | None = None
+    seeds: Sequence[int] = (0,)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+        """
+        Read a YAML file and apply overrides by dotted name.
+
+        Raises:
+            ValueError: a field is unknown; the message names the closest one.
+        """
+        values: dict[str, Any] = {}
+        if path is not None:
+            read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(read, dict):
+                raise ValueError(f"{path} does not hold a mapping of run settings.")
+            values = read
+        for name, value in (overrides or {}).items():
+            *groups, last = name.split(".")
+            target = values
+            for group in groups:
+                if target.get(group) is None:
+                    target[group] = {}
+                target = target[group]
+                if not isinstance(target, dict):
+                    raise ValueError(f"`--{name}`: {group} is not a group of settings.")
+            target[last] = value
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """A run from plain containers; unknown fields are errors."""
+        _check_names("run", values, cls)
+        data = values.get("data") or {}
+        _check_names("data", data, DataSettings)
+        return cls(**{**values, "data": DataSettings(**data)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as a YAML or JSON file holds them."""
+        return dataclasses.asdict(self)
+
+
+def _check_names(group: str, values: Mapping[str, Any], kind: type) -> None:
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"unknown {group} setting `{name}`.{hint} Known: {known}.")
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """
+    `["--data.data_dir", "x", "--seeds", "0", "1"]` -> `{"data.data_dir": "x", "seeds": [0, 1]}`; values are YAML.
+
+    Raises:
+        ValueError: a value stands without a flag.
+    """
+    found: dict[str, list[Any]] = {}
+    name = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            found[name] = [yaml.safe_load(value)] if value else []
+        elif name is None:
+            raise ValueError(f"{argument!r} follows no flag: write `--name value`.")
+        else:
+            found[name].append(yaml.safe_load(argument))
+    lists = {"seeds", "data.drop_modalities"}
+    return {
+        key: values if key in lists and not (len(values) == 1 and isinstance(values[0], list)) else _single(values)
+        for key, values in found.items()
+    }
+
+
+def _single(values: list[Any]) -> Any:
+    return True if not values else values[0] if len(values) == 1 else values

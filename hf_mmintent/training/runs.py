@@ -1,0 +1,261 @@
+"""From a run configuration to a trained checkpoint, and to one per seed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
+
+from hf_mmintent.backbones import resolve_backbone
+from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.data.loading import load
+from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.metrics import build_compute_metrics
+from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
+from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
+from hf_mmintent.registration import model_class, processor_class
+
+from .checkpoints import last_complete_checkpoint
+from .run_config import RunConfig
+from .trainer import MultimodalTrainer
+
+logger = logging.get_logger(__name__)
+
+SUMMARY_FILE = "run.json"
+
+
+@dataclass
+class TrainedRun:
+    """A finished run: folder of its checkpoint, seed, best validation scores, seconds of training, and the facts."""
+
+    checkpoint: Path
+    seed: int
+    validation: dict[str, float]
+    seconds: float
+    facts: dict[str, Any]
+
+
+def train_seeds(run: RunConfig) -> list[TrainedRun]:
+    """One run per seed, in `output_dir/seed_<n>`; finished ones are not repeated."""
+    return [train_run(run, seed, Path(run.output_dir) / f"seed_{seed}") for seed in run.seeds]
+
+
+def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
+    """
+    Train one model, selecting the best epoch on the validation split.
+
+    An interrupted run goes on from its last complete checkpoint; a finished one with the same settings is returned.
+
+    Args:
+        run: what to train on what.
+        seed: of initialisation, data order and dropout.
+        folder: for checkpoints; the final model, its processor and `run.json` end up in `folder/final`.
+
+    Raises:
+        ValueError: settings contradict each other or the data; `folder` holds a run with other settings.
+    """
+    folder = Path(folder)
+    settings = {**run.to_dict(), "seeds": [seed], "output_dir": str(folder)}
+    finished = _finished(folder, settings, seed)
+    if finished is not None:
+        logger.warning(f"{folder} is finished already: nothing is trained. Delete it to train again.")
+        return finished
+    folder.mkdir(parents=True, exist_ok=True)
+    _remember(folder, settings)
+
+    set_seed(seed)
+    splits = read_splits(run)
+    train, validation = splits[run.data.train_split], splits[run.data.validation_split]
+    model, processor = build(run, train)
+    set_seed(seed)  # what building consumed must not shift the order of the data
+    trainer = make_trainer(run, seed, folder, model, processor, train, validation)
+    start = last_complete_checkpoint(folder)
+    clock = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=str(start) if start else None)
+    seconds = time.perf_counter() - clock
+    scores = _plain_scores(trainer.evaluate())
+    facts = {
+        "model_type": run.model_type,
+        "splits": {name: len(rows) for name, rows in splits.items()},
+        "epochs": round(result.metrics["epoch"], 2),
+        "best_step": trainer.state.best_global_step,
+        "processes": trainer.accelerator.num_processes,
+        "mixed_precision": trainer.accelerator.mixed_precision,
+    }
+    trained = TrainedRun(folder / "final", seed, scores, seconds, facts)
+    if trainer.is_world_process_zero():
+        _save(trained, model, processor, settings)
+    trainer.accelerator.wait_for_everyone()
+    return trained
+
+
+# ---- data and model ----------------------------------------------------------------------------------------------
+
+
+def read_splits(run: RunConfig) -> DatasetDict:
+    """Training and validation rows, and nothing else: the test split is not even read."""
+    loaded = load(run.data.name, **run.data.load_arguments())
+    wanted = (run.data.train_split, run.data.validation_split)
+    missing = [name for name in wanted if name not in loaded]
+    if missing:
+        raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
+    splits = DatasetDict({name: loaded[name] for name in wanted})
+    if run.encoder is not None and has_raw_media(splits[wanted[0]]):
+        encoder = MediaEncoderModel(MediaEncoderConfig(**run.encoder)).eval()
+        splits = DatasetDict({name: add_media_features(rows, encoder) for name, rows in splits.items()})
+    return splits
+
+
+def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model from its pretrained parts, and the processor that fits it and the data."""
+    fields: dict[str, Any] = {**label_fields(train), **run.config}
+    architecture = model_class(run.model_type)
+    available = [name for name in architecture.config_class().modalities if has_modality(train, name)]
+    fields.setdefault("modalities", available)
+    backbones = {name: resolve_backbone(value) for name, value in run.backbones.items()}
+    if "text" not in fields["modalities"]:
+        backbones.pop("text", None)
+    encoder = MediaEncoderConfig(**run.encoder) if run.encoder is not None else None
+    widths = {name: feature_width(train, name) for name in ("audio", "video") if name in fields["modalities"]}
+    model = architecture.from_backbones(**backbones, **widths, encoder=encoder, **fields)
+    tokenizer = AutoTokenizer.from_pretrained(backbones["text"]) if "text" in backbones else None
+    processor = processor_class(run.model_type).from_config(model.config, tokenizer, **run.processor)
+    if run.standardize:
+        processor.fit_feature_stats(train.select_columns([f"{name}_features" for name in widths]))
+    return model, processor
+
+
+def label_fields(rows: Dataset) -> dict[str, Any]:
+    """Config fields that the label column decides."""
+    feature = rows.features["label"]
+    if isinstance(feature, ClassLabel):
+        names = dict(enumerate(feature.names))
+        return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    return {"num_labels": 1, "problem_type": "regression"}
+
+
+def has_modality(rows: Dataset, name: str) -> bool:
+    """Whether the rows have a column for the modality."""
+    return ("text" if name == "text" else f"{name}_features") in rows.column_names
+
+
+def feature_width(rows: Dataset, name: str) -> int | None:
+    """Width of `<name>_features` as the dataset declares it."""
+    column = f"{name}_features"
+    return rows.features[column].shape[1] if column in rows.column_names else None
+
+
+# ---- trainer -----------------------------------------------------------------------------------------------------
+
+
+def make_trainer(
+    run: RunConfig,
+    seed: int,
+    folder: Path,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    train: Dataset,
+    validation: Dataset,
+) -> MultimodalTrainer:
+    """The trainer of a run: every epoch is scored and saved, the best one is kept."""
+    regression = model.config.problem_type == "regression"
+    defaults: dict[str, Any] = {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "mae" if regression else "f1_weighted",
+        "greater_is_better": not regression,
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 10,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+    arguments = TrainingArguments(
+        **{**defaults, **run.training, "output_dir": str(folder), "seed": seed, "remove_unused_columns": False}
+    )
+    counts = None if regression else _label_counts(train)
+    patience = run.early_stopping_patience
+    return MultimodalTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=processor,
+        data_collator=MultimodalCollator(
+            processor,
+            training=True,
+            modality_dropout=run.modality_dropout,
+            drop_modalities=tuple(run.data.drop_modalities),
+            seed=seed,
+        ),
+        eval_collator=MultimodalCollator(processor, drop_modalities=tuple(run.data.drop_modalities)),
+        compute_metrics=build_compute_metrics(model.config.problem_type, processor.label_names, counts),
+        callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
+        learning_rates=run.learning_rates,
+    )
+
+
+def _label_counts(rows: Dataset) -> dict[str, int]:
+    names = rows.features["label"].names
+    found = Counter(rows["label"])
+    return {name: found[index] for index, name in enumerate(names)}
+
+
+def _plain_scores(metrics: dict[str, float]) -> dict[str, float]:
+    """Validation scores without the trainer's prefix and timings."""
+    skipped = ("runtime", "samples_per_second", "steps_per_second", "epoch")
+    plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if name not in skipped}
+
+
+# ---- what a run leaves behind ------------------------------------------------------------------------------------
+
+
+def _remember(folder: Path, settings: dict[str, Any]) -> None:
+    """Store the settings; a folder of other settings is not continued."""
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
+        raise ValueError(
+            f"{folder} holds a run with other settings ({path.name} differs): choose another `output_dir` or delete it."
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _save(trained: TrainedRun, model: PreTrainedModel, processor: ProcessorMixin, settings: dict[str, Any]) -> None:
+    """Model and processor first, `run.json` last: a run without it is not finished."""
+    trained.checkpoint.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(trained.checkpoint)
+    processor.save_pretrained(trained.checkpoint)
+    summary = {
+        "seed": trained.seed,
+        "validation": trained.validation,
+        "seconds": trained.seconds,
+        "facts": trained.facts,
+        "settings": settings,
+    }
+    with atomic_path(trained.checkpoint / SUMMARY_FILE) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _finished(folder: Path, settings: dict[str, Any], seed: int) -> TrainedRun | None:
+    path = folder / "final" / SUMMARY_FILE
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["settings"] != json.loads(json.dumps(settings)):
+        raise ValueError(
+            f"{folder} holds a finished run with other settings: choose another `output_dir` or delete it."
+        )
+    return TrainedRun(path.parent, seed, found["validation"], found["seconds"], found["facts"])

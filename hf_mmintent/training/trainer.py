@@ -1,0 +1,118 @@
+"""`transformers.Trainer`, and the little that it lacks for these models."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.data.data_collator import DataCollator
+
+
+class MultimodalTrainer(Trainer):
+    """
+    A [`transformers.Trainer`] that logs every loss term and modality weight, takes a collator of its own for evaluation, has
+    learning rates by parameter name, and refuses test rows.
+
+    Args:
+        eval_collator: collator of evaluation batches (no labelled view, no modality dropout); `data_collator` when absent.
+        learning_rates: learning rate by regular expression on parameter names, the first match wins.
+        kwargs: arguments of [`transformers.Trainer`].
+
+    Raises:
+        ValueError: a test split is passed: it is scored once, by `examples/evaluate.py`, and never selects anything.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        eval_collator: DataCollator | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in ("train_dataset", "eval_dataset"):
+            refuse_test_split(name, kwargs.get(name))
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator
+        self.learning_rates = dict(learning_rates or {})
+        self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        refuse_test_split("eval_dataset", eval_dataset)
+        return self._with_eval_collator(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self._with_eval_collator(super().get_test_dataloader, test_dataset)
+
+    def _with_eval_collator(self, make: Any, dataset: Any) -> DataLoader:
+        if self.eval_collator is None:
+            return make(dataset)
+        training, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return make(dataset)
+        finally:
+            self.data_collator = training
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            self._collect(outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _collect(self, outputs: Any) -> None:
+        for name, term in (outputs.get("loss_terms") or {}).items():
+            self._diagnostics[f"loss_{name}"].append(term.detach())
+        weights = outputs.get("modality_weights")
+        if weights is not None and weights.numel():
+            names = self.accelerator.unwrap_model(self.model).config.modality_weight_names
+            for name, value in zip(names, weights.detach().float().mean(0), strict=True):
+                self._diagnostics[f"weight_{name}"].append(value)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self._diagnostics:
+            for name, values in sorted(self._diagnostics.items()):
+                logs[name] = round(self._mean_over_processes(torch.stack(values).mean()), 6)
+            self._diagnostics.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _mean_over_processes(self, value: torch.Tensor) -> float:
+        return self.accelerator.gather(value.reshape(1)).mean().item()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if not self.learning_rates or self.optimizer is not None:
+            return super().create_optimizer(model)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = optimizer_class(self._parameter_groups(model or self.model), **options)
+        return self.optimizer
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                rate = next(
+                    (rate for pattern, rate in self.learning_rates.items() if re.search(pattern, name)),
+                    self.args.learning_rate,
+                )
+                groups[(rate, self.args.weight_decay if name in decayed else 0.0)].append(parameter)
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
+        ]
+
+
+def refuse_test_split(name: str, dataset: Any) -> None:
+    """Raise `ValueError` if `dataset` is the test split of its source."""
+    split = dataset.split if isinstance(dataset, Dataset) else None
+    if split is not None and str(split).split("[")[0] == "test":
+        raise ValueError(
+            f"`{name}` is the test split: training and model selection read train and validation only. "
+            f"Score a finished checkpoint with `examples/evaluate.py --split test`."
+        )
