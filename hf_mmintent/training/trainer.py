@@ -39,6 +39,8 @@ class MultimodalTrainer(Trainer):
         for name in ("train_dataset", "eval_dataset"):
             refuse_test_split(name, kwargs.get(name))
         super().__init__(*args, **kwargs)
+        # The library takes every argument of `forward` with "label" in its name for a target, label slots too.
+        self.label_names = ["labels"]
         self.eval_collator = eval_collator
         self.learning_rates = dict(learning_rates or {})
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
