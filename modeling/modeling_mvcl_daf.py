@@ -27,8 +27,9 @@ from .losses import info_nce, prototype_loss, task_loss, world_size
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
-from .mvcl_daf_branches import AcousticBranch, CoarseEncoder, Recorder, VisualBranch
+from .mvcl_daf_branches import AcousticBranch, CoarseEncoder, VisualBranch
 from .outputs import MultimodalOutput
+from .recorder import Recorder
 from .text_backbone import build_text_backbone, run_text_backbone
 
 

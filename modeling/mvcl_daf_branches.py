@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,35 +9,8 @@ from .configuration_mvcl_daf import MvclDafConfig
 from .layers import MaskedBiLSTM, TransformerLayer, clear_padding, key_mask, sinusoidal_positions
 from .modality_inputs import ModalityInput
 from .peephole_lstm import PeepholeBiLSTM
+from .recorder import Recorder
 from .sequence_alignment import AdaptivePoolAlignment, CtcAlignment
-
-
-class Recorder:
-    """Collects hidden states and attention maps on request, in the order in which layers run."""
-
-    def __init__(self, hidden_states: bool, attentions: bool) -> None:
-        self.hidden_states: list[Tensor] | None = [] if hidden_states else None
-        self.attentions: list[Tensor] | None = [] if attentions else None
-
-    def add(self, states: Tensor, weights: Tensor | None) -> None:
-        if self.hidden_states is not None:
-            self.hidden_states.append(states)
-        if self.attentions is not None and weights is not None:
-            self.attentions.append(weights)
-
-    def add_all(self, output: Any) -> None:
-        """Take over what a backbone returned."""
-        if self.hidden_states is not None:
-            self.hidden_states.extend(output.hidden_states)
-        if self.attentions is not None and output.attentions is not None:
-            self.attentions.extend(output.attentions)
-
-    @property
-    def fields(self) -> dict[str, tuple[Tensor, ...] | None]:
-        return {
-            "hidden_states": None if self.hidden_states is None else tuple(self.hidden_states),
-            "attentions": None if self.attentions is None else tuple(self.attentions),
-        }
 
 
 def build_alignment(config: MvclDafConfig, input_size: int) -> nn.Module:
