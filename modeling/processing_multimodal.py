@@ -22,7 +22,7 @@ class MultimodalProcessor(ProcessorMixin):
     Words through a tokenizer, features padded and cleaned, raw media decoded, labels mapped by name.
 
     Args:
-        tokenizer: of the text backbone; it is made to pad on the right.
+        tokenizer: of the text backbone; it is made to pad on the right. `None` when text is no modality.
         modalities: names, as in the model's config.
         feature_sizes: width of `<modality>_features` for every modality that is not text.
         max_text_length: tokens with specials; longer texts are cut.
@@ -40,7 +40,7 @@ class MultimodalProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         modalities: Sequence[str] = ("text", "audio", "video"),
         feature_sizes: Mapping[str, int] | None = None,
         max_text_length: int = 128,
@@ -52,7 +52,11 @@ class MultimodalProcessor(ProcessorMixin):
         feature_stats: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
         **kwargs: Any,
     ) -> None:
-        if tokenizer.padding_side != "right":
+        if tokenizer is None and "text" in modalities:
+            raise ValueError(
+                f"`modalities` is {list(modalities)} but there is no `tokenizer`: give one, or leave text out."
+            )
+        if tokenizer is not None and tokenizer.padding_side != "right":
             logger.warning(
                 f"the tokenizer pads on the {tokenizer.padding_side}: switched to right, as the models expect."
             )
@@ -70,13 +74,35 @@ class MultimodalProcessor(ProcessorMixin):
         self.non_finite = non_finite
         self.feature_stats = {name: dict(stats) for name, stats in (feature_stats or {}).items()}
         self._replaced: dict[str, int] = {}
-        super().__init__(tokenizer, **kwargs)
+        if tokenizer is None:
+            self.tokenizer = None
+            # The library asks a processor for its parts when it checks, saves and shows them: this one has none.
+            self.get_attributes = list  # type: ignore[method-assign,assignment]
+            super().__init__(**kwargs)
+        else:
+            super().__init__(tokenizer, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        if "text" not in (processor_dict or {}).get("modalities", ("text",)):
+            return [None]  # saved without a tokenizer
+        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
     @classmethod
     def from_config(
-        cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+        cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any
     ) -> MultimodalProcessor:
-        """The processor that fits a model's config; `kwargs` override what is read from it."""
+        """
+        The processor that fits a model's config.
+
+        Args:
+            config: of the model.
+            tokenizer: of its text backbone; not read when text is no modality.
+            kwargs: override what is read from the config.
+        """
+        tokenizer = tokenizer if "text" in config.modalities else None
         names = None if config.problem_type == "regression" else [config.id2label[i] for i in range(config.num_labels)]
         settings: dict[str, Any] = {
             "modalities": config.modalities,
