@@ -30,9 +30,13 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     longest = int(torch.stack(counts).max())
     padding = rows.new_zeros(longest - rows.shape[0], *rows.shape[1:])
     padded = torch.cat([rows, padding])
-    if padded.requires_grad:
+    # Gathering with gradient communicates in the backward pass too. Whether it does may not depend on this process's rows
+    # (an absent view has none with gradient): the others would wait for it forever.
+    if padded.is_floating_point() and torch.is_grad_enabled():
         from torch.distributed.nn.functional import all_gather
 
+        if not padded.requires_grad:
+            padded.requires_grad_()
         gathered = torch.cat(all_gather(padded))
     else:
         parts = [torch.zeros_like(padded) for _ in range(world_size())]
@@ -54,6 +58,30 @@ def global_mean(values: Tensor, valid: Tensor, gather: bool) -> Tensor:
         dist.all_reduce(count)
         total = total * world_size()
     return total / count.clamp(min=1.0)
+
+
+def mean_over_present(losses: list[Tensor], valid: list[Tensor], gather: bool) -> Tensor:
+    """
+    Mean of the losses of several views, without those of which no row counts; with `gather`, in any process.
+
+    Args:
+        losses: () each, 0 where no row counts.
+        valid: (B,) bool each.
+    """
+    counts = torch.stack([rows.sum() for rows in valid])
+    if gather and world_size() > 1:
+        dist.all_reduce(counts)
+    return torch.stack(losses).sum() / (counts > 0).sum().clamp(min=1)
+
+
+def clear_rows(rows: Tensor, valid: Tensor) -> Tensor:
+    """Zero the rows (N, d) that do not count, whatever they hold."""
+    return rows.masked_fill(~valid[:, None], 0.0)
+
+
+def without_autocast(rows: Tensor) -> torch.autocast:
+    """Products inside keep the dtype of their factors: autocast would compute the cosines in half precision."""
+    return torch.autocast(rows.device.type, enabled=False)
 
 
 def info_nce(
@@ -79,14 +107,17 @@ def info_nce(
     Returns:
         () float32; 0 when at most one row is valid.
     """
-    anchors = nn.functional.normalize(anchors.float(), dim=-1, eps=1e-8)
-    views = nn.functional.normalize(views.float(), dim=-1, eps=1e-8)
+    # Cleared before anything is multiplied: 0 · NaN would enter the gradients of the rows that count.
+    anchors, views = (
+        nn.functional.normalize(clear_rows(rows.float(), valid), dim=-1, eps=1e-8) for rows in (anchors, views)
+    )
     columns, column_valid, column_labels, offset = views, valid, labels, 0
     if gather:
         columns, offset = gather_rows(views)
-        column_valid = gather_rows(valid.to(views.dtype))[0] > 0.5
+        column_valid = gather_rows(valid.long())[0] > 0
         column_labels = gather_rows(labels)[0] if labels is not None else None
-    logits = anchors @ columns.T / temperature  # (B, B·world)
+    with without_autocast(anchors):
+        logits = anchors @ columns.T / temperature  # (B, B·world)
     target = torch.arange(len(anchors), device=anchors.device) + offset
     keep = column_valid[None].expand_as(logits)
     if labels is not None and column_labels is not None:
@@ -112,7 +143,7 @@ def class_means(rows: Tensor, classes: Tensor, valid: Tensor, num_classes: int) 
     """
     index = classes.masked_fill(~valid, 0)
     weight = valid.to(rows.dtype)
-    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, index, rows.masked_fill(~valid[:, None], 0.0))
+    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, index, clear_rows(rows, valid))
     counts = rows.new_zeros(num_classes).index_add(0, index, weight)
     return sums / counts.clamp(min=1.0)[:, None], counts
 
@@ -145,19 +176,20 @@ def prototype_loss(
     Returns:
         () float32.
     """
-    rows = rows.float()
+    rows = clear_rows(rows.float(), valid)
     unit = nn.functional.normalize(rows, dim=-1, eps=1e-8)
     members = unit if normalize_instances else rows
     member_classes, member_valid = classes.masked_fill(~valid, 0), valid
     if gather:
         members, _ = gather_rows(members)
         member_classes, _ = gather_rows(member_classes)
-        member_valid = gather_rows(valid.to(rows.dtype))[0] > 0.5
+        member_valid = gather_rows(valid.long())[0] > 0
     means, counts = class_means(members, member_classes, member_valid, num_classes)
     prototypes = nn.functional.normalize(means, dim=-1, eps=1e-8)
     if stop_gradient:
         prototypes = prototypes.detach()
-    logits = (unit @ prototypes.T / temperature).masked_fill(counts[None] == 0, float("-inf"))
+    with without_autocast(unit):
+        logits = (unit @ prototypes.T / temperature).masked_fill(counts[None] == 0, float("-inf"))
     target = classes.masked_fill(~valid, 0)
     # A row that does not count may point at an absent class: give it a finite row, its value is dropped below.
     logits = logits.masked_fill(~valid[:, None], 0.0)
