@@ -39,6 +39,25 @@ def as_bool_mask(name: str, mask: Tensor | None, shape: tuple[int, int], device:
     return mask.to(torch.bool)
 
 
+def check_beside_text(inputs: dict[str, Tensor | None], shape: tuple[int, int]) -> None:
+    """
+    Check the inputs that go position by position with the text.
+
+    Args:
+        inputs: by name.
+        shape: of `input_ids`, or of what stands for missing texts.
+
+    Raises:
+        ValueError: one of them has another shape.
+    """
+    for name, value in inputs.items():
+        if value is not None and tuple(value.shape) != tuple(shape):
+            raise ValueError(
+                f"`{name}` has shape {tuple(value.shape)} but the text has shape {tuple(shape)}: they describe the same "
+                "positions, make both with the processor."
+            )
+
+
 def feature_input(
     name: str, features: Tensor | None, mask: Tensor | None, width: int, dtype: torch.dtype
 ) -> ModalityInput | None:

@@ -23,8 +23,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .attention_fusion import DynamicAttentionFusion
 from .configuration_mvcl_daf import MvclDafConfig
 from .layers import clear_padding, masked_mean
-from .losses import info_nce, prototype_loss, task_loss, world_size
-from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
+from .losses import info_nce, mean_over_present, prototype_loss, task_loss, world_size
+from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_beside_text, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
 from .mvcl_daf_branches import AcousticBranch, CoarseEncoder, VisualBranch
@@ -173,6 +173,11 @@ class MvclDafModel(MvclDafPreTrainedModel):
     ) -> dict[str, ModalityInput | None]:
         """Checked audio and video; raw media goes through the owned encoder."""
         encoded = self.encode_media(*raw)
+        for name, medium in (("audio", "input_values"), ("video", "pixel_values")):
+            if name in encoded and features[name][0] is not None:
+                raise ValueError(
+                    f"`{name}_features` and `{medium}` are both given: pass one of them, they say the same."
+                )
         return {
             name: feature_input(name, *encoded.get(name, features[name]), width, self.dtype)
             for name, width in self.config.feature_sizes.items()
@@ -194,7 +199,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
             both_ids, both_mask = torch.cat([ids, labelled_ids]), torch.cat([mask, mask])
             both_types = None if token_type_ids is None else torch.cat([token_type_ids] * 2)
         out = run_text_backbone(self.text_model, both_ids, both_mask, both_types, **wanted)
-        recorder.add_all(out)
+        recorder.add_all(out, len(ids))
         states = clear_padding(out.last_hidden_state, both_mask)
         labelled = None
         if shared:
@@ -257,6 +262,16 @@ class MvclDafModel(MvclDafPreTrainedModel):
         text = None if input_ids is None else ModalityInput(input_ids, input_ids != -1)
         batch_size = check_batch_sizes(
             {"input_ids": text, **{f"{name}_features": item for name, item in media.items()}}
+        )
+        if input_ids is None and attention_mask is not None:
+            raise ValueError("`attention_mask` is given without `input_ids`: pass both or neither.")
+        beside = {
+            "token_type_ids": token_type_ids,
+            "label_slot_mask": label_slot_mask,
+            "labelled_input_ids": labelled_input_ids,
+        }
+        check_beside_text(
+            beside, (batch_size, self.config.label_slots + 2) if input_ids is None else tuple(input_ids.shape)
         )
         given = {name: item for name, item in media.items() if item is not None}
         recorder = Recorder(
@@ -374,15 +389,15 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             so that neither the labelled view nor the second fusion ever runs at inference.
 
         Raises:
-            ValueError: training with `contrastive_loss_weight` > 0 and labels but without `labelled_input_ids`.
+            ValueError: training with labels and a loss that reads the labelled view, but without `labelled_input_ids`.
         """
-        contrastive, prototypes = self._wanted_terms(labels, labelled_input_ids)
+        contrastive, prototypes, labelled = self._wanted_terms(labels, labelled_input_ids)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             label_slot_mask=label_slot_mask,
-            labelled_input_ids=labelled_input_ids if contrastive or prototypes or output_views else None,
+            labelled_input_ids=labelled_input_ids if labelled or output_views else None,
             audio_features=audio_features,
             audio_attention_mask=audio_attention_mask,
             video_features=video_features,
@@ -403,15 +418,13 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             terms = {"cls": task_loss(logits, labels, config.problem_type, config.regression_loss, class_weight)}
             loss = config.cls_loss_weight * terms["cls"]
             if contrastive:
-                found = self.contrastive_terms(out, labels)
+                found, total = self.contrastive_terms(out, labels)
                 terms.update(found)
-                if found:
-                    total = torch.stack(list(found.values())).sum()  # Eq. (9)
-                    total = total / len(found) if config.contrastive_reduction == "mean" else total
-                    loss = loss + config.contrastive_loss_weight * total
-            if prototypes:
-                terms["prototype"] = self.prototype_term(out, labels)
-                loss = loss + config.prototype_loss_weight * terms["prototype"]  # Eq. (11)
+                loss = loss + config.contrastive_loss_weight * total
+            prototype = self.prototype_term(out, labels) if prototypes else None
+            if prototype is not None:
+                terms["prototype"] = prototype
+                loss = loss + config.prototype_loss_weight * prototype  # Eq. (11)
             terms = {name: term.detach() for name, term in terms.items()}
         return MvclDafOutput(
             loss=loss,
@@ -426,17 +439,21 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             attentions=out.attentions,
         )
 
-    def _wanted_terms(self, labels: Tensor | None, labelled_input_ids: Tensor | None) -> tuple[bool, bool]:
-        """Whether the contrastive and the prototype terms are computed for this batch."""
+    def _wanted_terms(self, labels: Tensor | None, labelled_input_ids: Tensor | None) -> tuple[bool, bool, bool]:
+        """Whether contrastive and prototype terms are computed for this batch, and whether they read the labelled view."""
+        config = self.config
         if labels is None or not self.training:
-            return False, False
-        contrastive = self.config.contrastive_loss_weight > 0
-        if contrastive and labelled_input_ids is None:
+            return False, False, False
+        contrastive = config.contrastive_loss_weight > 0 and len(config.contrastive_views) > 0
+        prototypes = config.prototype_loss_weight > 0 and len(config.prototype_views) > 0
+        labelled = contrastive or (prototypes and "labelled" in config.prototype_views)
+        if labelled and labelled_input_ids is None:
+            field = "contrastive_loss_weight" if contrastive else "prototype_views"
             raise ValueError(
-                f"`contrastive_loss_weight` is {self.config.contrastive_loss_weight} but `labelled_input_ids` is missing: "
-                "make batches with `processor(..., labels=..., return_labelled_view=True)`, or set the weight to 0."
+                f"`{field}` is {getattr(config, field)} but `labelled_input_ids` is missing: make batches with "
+                "`processor(..., labels=..., return_labelled_view=True)`, or switch this loss off."
             )
-        return contrastive, self.config.prototype_loss_weight > 0
+        return contrastive, prototypes, labelled
 
     def _classes(self, labels: Tensor) -> tuple[Tensor, Tensor, int]:
         """Class of every sample, whether it counts, and the number of classes."""
@@ -445,18 +462,21 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             return torch.bucketize(labels, bins), torch.ones_like(labels, dtype=torch.bool), len(bins) + 1
         return labels.clamp(min=0), labels != -100, self.config.num_labels
 
-    def contrastive_terms(self, out: MvclDafModelOutput, labels: Tensor) -> dict[str, Tensor]:
-        """Eq. (4)–(8): the label-filled text as anchor against every view."""
+    def contrastive_terms(self, out: MvclDafModelOutput, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Eq. (4)–(8): the label-filled text as anchor against every view; and their sum, Eq. (9), or mean."""
         classes, counts, _ = self._classes(labels)
         exclude = classes if self.config.contrastive_exclude_same_class else None
         anchor, gather = out.view_embeddings["labelled"], self.config.gather_across_processes
-        terms = {}
+        terms, valid = {}, []
         for name in self._names_of(self.config.contrastive_views, out):
             view, there = self._view(out, name)
-            terms[f"contrastive_{name}"] = info_nce(
-                anchor, view, there & counts, self.config.temperature, exclude, gather
-            )
-        return terms
+            valid.append(there & counts)
+            terms[f"contrastive_{name}"] = info_nce(anchor, view, valid[-1], self.config.temperature, exclude, gather)
+        if not terms:
+            return terms, anchor.new_zeros(())
+        if self.config.contrastive_reduction == "mean":
+            return terms, mean_over_present(list(terms.values()), valid, gather)
+        return terms, torch.stack(list(terms.values())).sum()
 
     def _names_of(self, wanted: Sequence[str], out: MvclDafModelOutput) -> list[str]:
         """
@@ -477,22 +497,25 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
         fused = out.view_embeddings["fused"]
         return torch.zeros_like(fused), torch.zeros(len(fused), dtype=torch.bool, device=fused.device)
 
-    def prototype_term(self, out: MvclDafModelOutput, labels: Tensor) -> Tensor:
-        """Eq. (1)–(2): every view of every sample against the class prototypes of the batch."""
+    def prototype_term(self, out: MvclDafModelOutput, labels: Tensor) -> Tensor | None:
+        """Eq. (1)–(2): every view of every sample against the class prototypes of the batch; `None` without any view."""
         config = self.config
         classes, counts, num_classes = self._classes(labels)
         for ignored in config.prototype_ignore_labels:
             counts = counts & (classes != ignored)
         names = self._names_of(config.prototype_views, out)
+        if not names:
+            return None
         groups = [names] if config.prototype_scope == "shared" else [[name] for name in names]
-        losses = []
+        losses, valid = [], []
         for group in groups:
             views, presence = zip(*(self._view(out, name) for name in group), strict=True)
+            valid.append(torch.cat([there & counts for there in presence]))
             losses.append(
                 prototype_loss(
                     torch.cat(views),
                     classes.repeat(len(group)),
-                    torch.cat([there & counts for there in presence]),
+                    valid[-1],
                     num_classes,
                     config.prototype_temperature or config.temperature,
                     config.prototype_normalize_instances,
@@ -500,4 +523,4 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
                     config.gather_across_processes,
                 )
             )
-        return torch.stack(losses).mean()
+        return mean_over_present(losses, valid, config.gather_across_processes)

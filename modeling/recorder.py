@@ -20,12 +20,12 @@ class Recorder:
         if self.attentions is not None and weights is not None:
             self.attentions.append(weights)
 
-    def add_all(self, output: Any) -> None:
-        """Take over what a backbone returned."""
+    def add_all(self, output: Any, rows: int) -> None:
+        """Take over what a backbone returned for the first `rows` of its batch: the samples without their labelled view."""
         if self.hidden_states is not None:
-            self.hidden_states.extend(output.hidden_states)
+            self.hidden_states.extend(states[:rows] for states in output.hidden_states)
         if self.attentions is not None and output.attentions is not None:
-            self.attentions.extend(output.attentions)
+            self.attentions.extend(weights[:rows] for weights in output.attentions)
 
     @property
     def fields(self) -> dict[str, tuple[Tensor, ...] | None]:
