@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hf_mmintent.modeling.losses import class_means, global_mean, info_nce, prototype_loss, task_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from hf_mmintent.modeling.losses import class_means, global_mean, info_nce, prototype_loss, task_loss
 
 from .references import info_nce_reference, prototype_reference
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from hf_mmintent.modeling.attention_fusion import DynamicAttentionFusion, DynamicDepth, FusionSource
-from hf_mmintent.modeling.layers import MaskedBiLSTM, sinusoidal_positions
-from hf_mmintent.modeling.mvcl_daf_branches import CoarseEncoder, Recorder
-from hf_mmintent.modeling.peephole_lstm import PeepholeBiLSTM
-from hf_mmintent.modeling.sequence_alignment import AdaptivePoolAlignment, CtcAlignment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from hf_mmintent.modeling.attention_fusion import DynamicAttentionFusion, DynamicDepth, FusionSource
+from hf_mmintent.modeling.layers import MaskedBiLSTM, sinusoidal_positions
+from hf_mmintent.modeling.mvcl_daf_branches import CoarseEncoder
+from hf_mmintent.modeling.peephole_lstm import PeepholeBiLSTM
+from hf_mmintent.modeling.recorder import Recorder
+from hf_mmintent.modeling.sequence_alignment import AdaptivePoolAlignment, CtcAlignment
 
 from .references import peephole_reference, sigmoid
 from .testers import MvclDafTester
