@@ -15,3 +15,12 @@ __version__ = "0.1.0"
 from hf_mmintent.registration import register as _register  # noqa: E402 - needs the path above
 
 _register()
+
+
+def __getattr__(name: str) -> object:
+    # `datasets` takes seconds to import and a model alone does not need it.
+    if name == "load":
+        from hf_mmintent.data.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Rows: loading, safe reading of feature files, batches."""

@@ -1,0 +1,235 @@
+"""Training runs: what they log, select, refuse, and how they survive being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, NamedSplit
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from hf_mmintent.training import MultimodalTrainer, RunConfig, last_complete_checkpoint, train_run
+from hf_mmintent.training.run_config import parse_overrides
+from tests.modeling.testers import ALL_TESTERS, ModelTester
+
+from .training_cases import settings
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_tokenizer: Any) -> RunConfig:
+    return RunConfig.from_dict(settings(tmp_path, tiny_tokenizer))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def log_history(folder: Path) -> list[dict[str, float]]:
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return json.loads((last / "trainer_state.json").read_text())["log_history"]
+
+
+# ---- a whole run -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_selects_on_validation_and_reloads(run: RunConfig, tmp_path: Path) -> None:
+    run.training["num_train_epochs"] = 12
+    trained = train_run(run, seed=0, folder=tmp_path / "run")
+    assert trained.validation["accuracy"] >= 0.8
+    assert trained.facts["splits"] == {"train": 24, "validation": 9}  # the test rows were not even read
+    logs = [entry for entry in log_history(tmp_path / "run") if "loss" in entry]
+    terms = {"loss_cls", "loss_prototype", "loss_contrastive_text", "loss_contrastive_audio", "loss_contrastive_fused"}
+    assert len(logs) == 36 and all(terms <= entry.keys() for entry in logs)  # every step
+    assert all({"weight_video", "weight_audio", "weight_coarse"} <= entry.keys() for entry in logs)
+    best = max(entry["eval_f1_weighted"] for entry in log_history(tmp_path / "run") if "eval_f1_weighted" in entry)
+    assert trained.validation["f1_weighted"] == pytest.approx(best)
+
+
+def test_the_same_seed_gives_the_same_weights(run: RunConfig, tmp_path: Path) -> None:
+    run.training["num_train_epochs"] = 1
+    first, second, other = (train_run(run, seed, tmp_path / name) for seed, name in ((3, "a"), (3, "b"), (4, "c")))
+    assert all(torch.equal(value, weights(second.checkpoint)[name]) for name, value in weights(first.checkpoint).items())
+    assert not torch.equal(
+        weights(first.checkpoint)["classifier.weight"], weights(other.checkpoint)["classifier.weight"]
+    )
+
+
+def test_a_finished_run_is_not_repeated(run: RunConfig, tmp_path: Path) -> None:
+    run.training["num_train_epochs"] = 1
+    first = train_run(run, 0, tmp_path / "run")
+    stamp = (first.checkpoint / "model.safetensors").stat().st_mtime_ns
+    again = train_run(run, 0, tmp_path / "run")
+    assert again.validation == first.validation
+    assert (first.checkpoint / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_other_settings_is_refused(run: RunConfig, tmp_path: Path) -> None:
+    run.training["num_train_epochs"] = 1
+    train_run(run, 0, tmp_path / "run")
+    run.training["learning_rate"] = 1e-4
+    with pytest.raises(ValueError, match="other settings"):
+        train_run(run, 0, tmp_path / "run")
+
+
+# ---- interruption ------------------------------------------------------------------------------------------------
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(run: RunConfig, tmp_path: Path) -> None:
+    whole = train_run(run, 1, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for path in (tmp_path / "cut").glob("checkpoint-*"):
+        if path.name != "checkpoint-6":
+            shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "cut" / "final")
+    stored = json.loads((tmp_path / "cut" / "settings.json").read_text())
+    (tmp_path / "cut" / "settings.json").write_text(json.dumps({**stored, "output_dir": str(tmp_path / "cut")}))
+    if not (tmp_path / "cut" / "checkpoint-6").exists():
+        pytest.skip("the checkpoint of the second epoch was neither the best nor the last one")
+    state = tmp_path / "cut" / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text().replace(str(tmp_path / "whole"), str(tmp_path / "cut")))
+    resumed = train_run(run, 1, tmp_path / "cut")
+    final = json.loads((resumed.checkpoint / "run.json").read_text())
+    assert final["validation"] == whole.validation
+    assert all(torch.equal(value, weights(resumed.checkpoint)[name]) for name, value in weights(whole.checkpoint).items())
+
+
+@pytest.mark.parametrize("damage", ["no_state", "cut_weights", "cut_state", "no_optimizer"])
+def test_a_checkpoint_killed_while_saving_is_passed_over(run: RunConfig, tmp_path: Path, damage: str) -> None:
+    run.training["num_train_epochs"] = 2
+    train_run(run, 0, tmp_path / "run")
+    good = last_complete_checkpoint(tmp_path / "run")
+    assert good is not None
+    bad = tmp_path / "run" / "checkpoint-999"
+    shutil.copytree(good, bad)
+    if damage == "no_state":
+        (bad / "trainer_state.json").unlink()
+    elif damage == "no_optimizer":
+        (bad / "optimizer.pt").unlink()
+    else:
+        name = "model.safetensors" if damage == "cut_weights" else "trainer_state.json"
+        content = (bad / name).read_bytes()
+        (bad / name).write_bytes(content[: len(content) // 2])
+    assert last_complete_checkpoint(tmp_path / "run") == good
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_where_it_was(tmp_path: Path, tiny_tokenizer: Any, root: Path) -> None:
+    values = settings(tmp_path, tiny_tokenizer, training={"num_train_epochs": 30, "logging_steps": 50})
+    script = (
+        "import json, sys; from hf_mmintent.training import RunConfig, train_run; "
+        "values = json.load(open(sys.argv[1])); train_run(RunConfig.from_dict(values), 0, values['output_dir'])"
+    )
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(values))
+    command = [sys.executable, "-c", script, str(path)]
+    folder = Path(values["output_dir"])
+    process = subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and last_complete_checkpoint(folder) is None and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last_complete_checkpoint(folder) is not None and not (folder / "final" / "run.json").exists()
+    subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    killed = json.loads((folder / "final" / "run.json").read_text())
+    whole = train_run(RunConfig.from_dict(values), 0, tmp_path / "whole")
+    assert killed["validation"] == whole.validation
+
+
+# ---- the trainer -------------------------------------------------------------------------------------------------
+
+
+def make_trainer(tester: ModelTester, folder: Path, **options: Any) -> MultimodalTrainer:
+    batch = tester.inputs(training=True)
+    rows = Dataset.from_dict({"row": list(range(8))})
+
+    def collate(chosen: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        index = torch.tensor([row["row"] % 4 for row in chosen])
+        return {name: value[index] for name, value in batch.items()}
+
+    arguments = {"learning_rates": options.pop("learning_rates", None)}
+    training = TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=True,
+        report_to="none",
+        remove_unused_columns=False,
+        max_steps=1,
+        disable_tqdm=True,
+        save_strategy="no",
+        **{"per_device_train_batch_size": 8, "logging_steps": 1, **options},
+    )
+    return MultimodalTrainer(
+        model=tester.model().train(), args=training, train_dataset=rows, data_collator=collate, **arguments
+    )
+
+
+@pytest.mark.parametrize("tester", ALL_TESTERS, ids=lambda tester: type(tester).__name__)
+def test_accumulation_takes_the_mean_of_its_batches(tester: ModelTester, tmp_path: Path) -> None:
+    """Four batches of two: the logged loss is the weighted sum of the mean terms, not four times that."""
+    trainer = make_trainer(tester, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    terms = {name.removeprefix("loss_"): torch.tensor(v) for name, v in logged.items() if name.startswith("loss_")}
+    assert terms and logged["loss"] == pytest.approx(tester.weighted_sum(trainer.model.config, terms), abs=1e-4)
+
+
+def test_learning_rates_by_name_and_no_decay_on_norms(tmp_path: Path) -> None:
+    tester = ALL_TESTERS[0]
+    trainer = make_trainer(
+        tester, tmp_path, learning_rates={"text_model": 1e-5}, learning_rate=1e-3, weight_decay=0.1
+    )
+    optimizer = trainer.create_optimizer()
+    found = {(group["lr"], group["weight_decay"]): group["params"] for group in optimizer.param_groups}
+    assert set(found) == {(1e-5, 0.1), (1e-5, 0.0), (1e-3, 0.1), (1e-3, 0.0)}
+    model = trainer.model
+    text = {id(p) for p in model.base_model.text_model.parameters()}
+    assert {id(p) for (rate, _), group in found.items() if rate == 1e-5 for p in group} == text
+    plain = {id(p) for (_, decay), group in found.items() if decay == 0.0 for p in group}
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert norms and all(id(norm.weight) in plain for norm in norms)
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_the_test_split_is_refused(name: str, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"row": [1]}, split=NamedSplit("test"))
+    with pytest.raises(ValueError, match="test split"):
+        MultimodalTrainer(model=ALL_TESTERS[0].model(), args=TrainingArguments(str(tmp_path)), **{name: rows})
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_unknown_settings_name_the_closest() -> None:
+    with pytest.raises(ValueError, match=r"unknown run setting `modeltype`.*`model_type`"):
+        RunConfig.from_dict({"modeltype": "mvcl_daf"})
+    with pytest.raises(ValueError, match=r"unknown data setting `datadir`.*`data_dir`"):
+        RunConfig.from_dict({"data": {"datadir": "x"}})
+    with pytest.raises(ValueError, match="no architecture 'mvcl'"):
+        from hf_mmintent.registration import model_class
+
+        model_class("mvcl")
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {name: mintrec}\nconfig: {temperature: 0.1}\n")
+    flags = ["--config.temperature", "0.5", "--seeds", "1", "2", "--data.data_dir=/x", "--standardize"]
+    run = RunConfig.load(path, parse_overrides(flags))
+    assert run.config == {"temperature": 0.5} and list(run.seeds) == [1, 2]
+    assert run.data.data_dir == "/x" and run.data.name == "mintrec" and run.standardize is True
+
+
+def test_a_misspelt_config_field_stops_the_run(run: RunConfig, tmp_path: Path) -> None:
+    run.config["temprature"] = 0.1
+    with pytest.raises(ValueError, match="Did you mean `temperature`"):
+        train_run(run, 0, tmp_path / "run")
