@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -33,6 +34,27 @@ _LIBRARY_KEYS = frozenset(
 )
 
 
+class Stage(NamedTuple):
+    """
+    One stage of a training that has several.
+
+    Args:
+        name: what `config.training_stage` becomes.
+        epochs: at most so many.
+        trainable: regular expressions on parameter names; a parameter that none of them is found in is frozen. `None`
+            trains all.
+    """
+
+    name: str
+    epochs: int
+    trainable: tuple[str, ...] | None = None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, also inside lists, as tuples."""
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
 @strict
 class MMIntentConfig(PreTrainedConfig):
     """
@@ -54,12 +76,40 @@ class MMIntentConfig(PreTrainedConfig):
         for field in fields(self):  # JSON has no tuples: a reloaded config must equal the one that was saved
             value = getattr(self, field.name)
             if isinstance(value, list) and "tuple" in str(field.type):
-                setattr(self, field.name, tuple(tuple(item) if isinstance(item, list) else item for item in value))
+                setattr(self, field.name, _as_tuples(value))
         for name in self.sub_configs_defaults:
             sub_config = getattr(self, name)
             if isinstance(sub_config, PreTrainedConfig):
                 # A part that is stored in another dtype makes the whole composite reload in that dtype.
                 sub_config.dtype = self.dtype
+
+    @property
+    def training_stages(self) -> tuple[Stage, ...]:
+        """The stages that training runs through, in order; empty for a model that trains in one go."""
+        return tuple(Stage(*entry) for entry in getattr(self, "stages", ()))
+
+    def validate_stages(self) -> None:
+        seen: set[str] = set()
+        for entry in getattr(self, "stages", ()):
+            shape = f"`stages` holds {entry!r}: expected (name, epochs) or (name, epochs, regular expressions or None)."
+            if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 3):
+                raise ValueError(shape)
+            stage = Stage(*entry)
+            patterns = () if stage.trainable is None else stage.trainable
+            if not isinstance(stage.name, str) or not isinstance(stage.epochs, int) or isinstance(patterns, str):
+                raise ValueError(shape)
+            if stage.epochs < 1:
+                raise ValueError(f"stage {stage.name!r} of `stages` has {stage.epochs} epochs: leave it out instead.")
+            if stage.name in seen:
+                raise ValueError(f"`stages` names {stage.name!r} twice: every stage needs a name of its own.")
+            seen.add(stage.name)
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"stage {stage.name!r}: {pattern!r} is no regular expression ({error})."
+                    ) from error
 
     @classmethod
     def _unknown_field(cls, name: str, known: list[str]) -> str:

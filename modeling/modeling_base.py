@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -32,6 +35,9 @@ class MMIntentPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _auto_map: ClassVar[dict[str, str]] = {}
+    # Validation score that selects the best epoch of a stage, by stage; a stage that is absent uses the run's score.
+    stage_metrics: ClassVar[dict[str, str]] = {}
+    _frozen_from_outside: frozenset[str] | None = None
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         config.validate()  # cross-field rules are not checked on assignment
@@ -63,6 +69,46 @@ class MMIntentPreTrainedModel(PreTrainedModel):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters(recurse=False):
                 init.uniform_(parameter, -bound, bound)
+
+    # ---- training in stages -------------------------------------------------------------------------------------
+
+    def set_stage(self, name: str) -> None:
+        """
+        Enter a training stage: edits `config.training_stage` and which parameters require a gradient, nothing else.
+
+        Parameters that were frozen before the first call stay frozen in every stage.
+
+        Args:
+            name: of a stage in `config.stages`, or another value of `config.training_stage`, which trains everything.
+
+        Raises:
+            ValueError: the model has no such stage, or a regular expression of the stage finds no parameter.
+        """
+        stages = {stage.name: stage for stage in self.config.training_stages}
+        if not hasattr(self.config, "training_stage"):
+            raise ValueError(f"{type(self).__name__} has no stage {name!r}: it trains in one go.")
+        try:
+            self.config.training_stage = name
+        except StrictDataclassFieldValidationError as error:
+            raise ValueError(f"{type(self).__name__} has no stage {name!r}: `stages` has {list(stages)}.") from error
+        parameters = dict(self.named_parameters())
+        if self._frozen_from_outside is None:
+            self._frozen_from_outside = frozenset(key for key, p in parameters.items() if not p.requires_grad)
+        patterns = stages[name].trainable if name in stages else None
+        for pattern in patterns or ():
+            if not any(re.search(pattern, key) for key in parameters):
+                raise ValueError(f"stage {name!r} of `stages`: no parameter is found by {pattern!r}.")
+        for key, parameter in parameters.items():
+            chosen = patterns is None or any(re.search(pattern, key) for pattern in patterns)
+            parameter.requires_grad_(chosen and key not in self._frozen_from_outside)
+
+    def on_stage_epoch_start(self, dataloader: Iterable[Mapping[str, Tensor]]) -> None:
+        """
+        Called by the trainer before every epoch of every stage; nothing to do for most architectures.
+
+        Args:
+            dataloader: this process's share of the training rows once, in order, with labels and without augmentation.
+        """
 
     @classmethod
     def from_backbones(
