@@ -50,8 +50,7 @@ class MultimodalCollator:
         if self.training and self.modality_dropout > 0:
             self._hide(columns, len(rows))
         inputs: dict[str, Any] = {}
-        for name, (key, values) in columns.items():
-            del name
+        for key, values in columns.values():
             if any(value is not None for value in values):
                 inputs[key] = values
         labels = [row[self.label_column] for row in rows] if self.label_column in rows[0] else None
@@ -70,7 +69,7 @@ class MultimodalCollator:
         if name == "text":
             return "text", [row.get("text") for row in rows]
         if f"{name}_features" in rows[0]:
-            return f"{name}_features", [row[f"{name}_features"] for row in rows]
+            return f"{name}_features", [_array_or_none(row[f"{name}_features"]) for row in rows]
         for column in MEDIA_COLUMNS.get(name, ()):
             if column in rows[0]:
                 return name, [row[column] for row in rows]
@@ -85,3 +84,8 @@ class MultimodalCollator:
                 hidden.remove(hidden[self._generator.integers(len(hidden))])
             for name in hidden:
                 columns[name][1][row] = None
+
+
+def _array_or_none(value: Any) -> Any:
+    """A null in an `Array2D` column comes back as NaN when it is read by row."""
+    return None if value is None or (isinstance(value, float) and np.isnan(value)) else value
