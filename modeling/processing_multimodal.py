@@ -134,8 +134,8 @@ class MultimodalProcessor(ProcessorMixin):
         audio: Any = None,
         video: Any = None,
         labels: Any = None,
-        start_time: Sequence[float | None] | None = None,
-        end_time: Sequence[float | None] | None = None,
+        start_time: float | Sequence[float | None] | None = None,
+        end_time: float | Sequence[float | None] | None = None,
         return_labelled_view: bool = False,
         return_tensors: str | None = "pt",
         **features: Any,
@@ -166,7 +166,8 @@ class MultimodalProcessor(ProcessorMixin):
         for name in self.feature_sizes:
             out.update(self._feature_inputs(name, features.get(f"{name}_features")))
         if any(item is not None for item in (*(audio or ()), *(video or ()))):
-            out.update(self._media_inputs(audio, video, start_time, end_time))
+            start, end = ([time] if isinstance(time, (int, float)) else time for time in (start_time, end_time))
+            out.update(self._media_inputs(audio, video, start, end))
         self._check_presence(out, size)
         if labels is not None:
             out["labels"] = self.encode_labels(labels)
@@ -191,7 +192,8 @@ class MultimodalProcessor(ProcessorMixin):
             wrap = [text], [audio], [video]
             text, audio, video = (None if item == [None] else item for item in wrap)
             features = {name: None if item is None else [item] for name, item in features.items()}
-            labels = None if labels is None else ([labels] if np.ndim(labels) == 0 else labels)
+            one = 1 if self.problem_type == "multi_label_classification" else 0  # dimensions of one sample's label
+            labels = [labels] if labels is not None and np.ndim(labels) == one else labels
         return (None if text is None else list(text)), audio, video, features, labels
 
     @staticmethod
@@ -256,13 +258,7 @@ class MultimodalProcessor(ProcessorMixin):
     def _clean_features(self, name: str, index: int, row: Any) -> np.ndarray:
         """One sample's features as float32 (T, D): checked, finite, standardised, cut."""
         array = np.asarray(row, dtype=np.float32)
-        width = self.feature_sizes[name]
-        if array.ndim != 2 or array.shape[1] != width:
-            raise ValueError(
-                f"`{name}_features` of sample {index} has shape {array.shape} but the model was built for (steps, {width}): "
-                f"its config says `{name}_feature_size` = {width}. Extract matching features or build a model with "
-                f"`{name}_feature_size={array.shape[-1] if array.ndim else 0}`."
-            )
+        self._check_width(name, index, array)
         if not len(array):
             raise ValueError(
                 f"`{name}_features` of sample {index} has no steps: pass `None` if the sample has no {name}."
@@ -286,6 +282,15 @@ class MultimodalProcessor(ProcessorMixin):
         if stats is not None:
             array = (array - np.asarray(stats["mean"], np.float32)) / np.asarray(stats["std"], np.float32)
         return array
+
+    def _check_width(self, name: str, index: int, array: np.ndarray) -> None:
+        width = self.feature_sizes[name]
+        if array.ndim != 2 or array.shape[1] != width:
+            raise ValueError(
+                f"`{name}_features` of sample {index} has shape {array.shape} but the model was built for (steps, {width}): "
+                f"its config says `{name}_feature_size` = {width}. Extract matching features or build a model with "
+                f"`{name}_feature_size={array.shape[-1] if array.ndim else 0}`."
+            )
 
     def _media_inputs(
         self,
@@ -319,7 +324,13 @@ class MultimodalProcessor(ProcessorMixin):
                 )
             return values
         if self.problem_type == "multi_label_classification":
-            return np.asarray(labels, dtype=np.float32)
+            several = np.asarray(labels, dtype=np.float32)
+            if several.ndim != 2 or several.shape[1] != len(self.label_names or []):
+                raise ValueError(
+                    f"labels have shape {several.shape} but there are {len(self.label_names or [])} label names: give 0 or 1 "
+                    "for each name of each sample."
+                )
+            return several
         return np.array([self._label_id(row, label) for row, label in enumerate(labels)], dtype=np.int64)
 
     def _label_id(self, row: int, label: Any) -> int:
@@ -330,6 +341,8 @@ class MultimodalProcessor(ProcessorMixin):
                     f"label {label!r} of sample {row} is not one of the {len(names)} known names: {names}."
                 )
             return names.index(label)
+        if label is None or label % 1 != 0:  # also NaN
+            raise ValueError(f"label {label} of sample {row} is neither a name nor an id: the names are {names}.")
         if label != -100 and not 0 <= int(label) < max(len(names), 1):
             raise ValueError(f"label id {label} of sample {row} is outside [0, {len(names)}): the names are {names}.")
         return int(label)
@@ -338,18 +351,21 @@ class MultimodalProcessor(ProcessorMixin):
         """
         Mean and standard deviation per feature column over all valid steps of `rows`, for standardisation.
 
-        Fit on training rows only; the figures are saved with the processor.
+        Fit on training rows only; the figures are saved with the processor. As in a batch, only the first `max_lengths`
+        steps are read.
         """
         names = list(names or self.feature_sizes)
         count = dict.fromkeys(names, 0)
         total = {name: np.zeros(self.feature_sizes[name]) for name in names}
         square = {name: np.zeros(self.feature_sizes[name]) for name in names}
-        for row in rows:
+        for index, row in enumerate(rows):
             for name in names:
                 value = row.get(f"{name}_features")
                 if value is None:
                     continue
-                value = np.nan_to_num(np.asarray(value, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+                value = np.asarray(value, np.float64)
+                self._check_width(name, index, value)
+                value = np.nan_to_num(value[: self.max_lengths.get(name)], nan=0.0, posinf=0.0, neginf=0.0)
                 count[name] += len(value)
                 total[name] += value.sum(0)
                 square[name] += (value**2).sum(0)

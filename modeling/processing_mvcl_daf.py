@@ -25,7 +25,7 @@ class MvclDafProcessor(MultimodalProcessor):
     Other arguments are those of [`MultimodalProcessor`].
 
     Raises:
-        ValueError: a label name has more wordpieces than there are slots.
+        ValueError: a label name has more wordpieces than there are slots, or the slots leave no room for a word.
     """
 
     has_labelled_view: ClassVar[bool] = True
@@ -46,6 +46,11 @@ class MvclDafProcessor(MultimodalProcessor):
         regression_bins: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        if max_text_length < label_slots + 3:
+            raise ValueError(
+                f"`max_text_length` is {max_text_length} but `label_slots` is {label_slots}: with [CLS], [SEP] and one word "
+                f"it must be at least {label_slots + 3}."
+            )
         self.label_slots = label_slots
         self.regression_bins = list(regression_bins) if regression_bins is not None else None
         super().__init__(
@@ -76,7 +81,8 @@ class MvclDafProcessor(MultimodalProcessor):
         return [*super().model_input_names, "label_slot_mask", "labelled_input_ids"]
 
     def _pieces(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        # A transcript that happens to say "[MASK]" or "[SEP]" means these letters, not a slot or an end.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     def _check_label_lengths(self) -> None:
         self._label_pieces = [self._pieces(name) for name in self._names()]
@@ -89,6 +95,8 @@ class MvclDafProcessor(MultimodalProcessor):
 
     def _names(self) -> list[str]:
         """What is written into the slots, by class id."""
+        if self.problem_type == "multi_label_classification":
+            return []  # no label to write: the losses that would read it are off
         if self.problem_type != "regression":
             return self.label_names or []
         edges = self.regression_bins or []
@@ -126,7 +134,8 @@ class MvclDafProcessor(MultimodalProcessor):
         labelled = ids.copy()
         encoded = self.encode_labels(labels)
         if self.problem_type == "regression":
-            encoded = np.searchsorted(np.asarray(self.regression_bins), encoded, side="left")
+            # The edges in the labels' own precision, as the model compares them.
+            encoded = np.searchsorted(np.asarray(self.regression_bins, encoded.dtype), encoded, side="left")
         for row, label in enumerate(encoded):
             if label != -100:
                 pieces = self._label_pieces[int(label)]
