@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import MaskedBiLSTM, ReluLinear, clear_padding
+from .layers import Dropout, MaskedBiLSTM, ReluLinear, clear_padding
 
 
 class DynamicDepth(nn.Module):
@@ -28,16 +28,17 @@ class DynamicDepth(nn.Module):
             for layer in self.layers:
                 states = torch.relu(layer(states))
             return states
-        go_on, mixed = None, None
+        reach, mixed = None, None  # probability (B, L, 1) of reaching this depth
         for k, layer in enumerate(self.layers):
             states = torch.relu(layer(states))
-            stop = states
+            stop = reach
             if k < len(self.gates):
                 gate = torch.sigmoid(self.gates[k](states))  # probability of going deeper
-                stop = (1 - gate) * states
-            mixed = stop if go_on is None else mixed + go_on * stop
-            if k < len(self.gates):
-                go_on = gate if go_on is None else go_on * gate
+                stop, reach = (1 - gate, gate) if reach is None else (reach * (1 - gate), reach * gate)
+            if stop is None:
+                mixed = states  # a single layer
+            else:
+                mixed = stop * states if mixed is None else torch.addcmul(mixed, stop, states)
         return mixed
 
 
@@ -57,7 +58,7 @@ class FusionSource(nn.Module):
         self.dynamic = DynamicDepth(source_size + hidden_size, hidden_size, depth, gate)
         self.value = nn.Linear(source_size, hidden_size)
         self.score_lstm = MaskedBiLSTM(hidden_size, max(1, source_size // 2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.score = nn.Linear(2 * self.score_lstm.hidden_size, 1)
 
     def forward(
@@ -75,7 +76,7 @@ class FusionSource(nn.Module):
             u (B, L, d) and α (B, L) float32, both 0 where the source is absent; α is 0 on padding.
         """
         update = self.dynamic(torch.cat([source, text], -1)) * self.value(source)
-        evidence = self.score_lstm(clear_padding(update, mask), mask, first_only)
+        evidence = self.score_lstm(update, mask, first_only)
         trust = torch.sigmoid(self.score(self.dropout(evidence)).float())
         on = mask & present[:, None]
         if first_only:
@@ -113,7 +114,7 @@ class DynamicAttentionFusion(nn.Module):
             }
         )
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
-        self.dropout = nn.Dropout(output_dropout)
+        self.dropout = Dropout(output_dropout)
 
     def forward(
         self, text: Tensor, mask: Tensor, sources: dict[str, tuple[Tensor, Tensor]], first_only: bool = False
@@ -139,5 +140,5 @@ class DynamicAttentionFusion(nn.Module):
         trust = torch.stack(columns, -1) if columns else trust
         weights = trust / (trust.sum(-1, keepdim=True) + 1e-6)
         for index, update in updates:
-            fused = fused + weights[..., index, None].to(text.dtype) * update
+            fused = torch.addcmul(fused, weights[..., index, None].to(text.dtype), update)
         return self.dropout(self.norm(fused)), weights

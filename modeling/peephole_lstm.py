@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .layers import clear_padding, reverse_valid_prefix
+from .layers import clear_padding, reverse_to_batch_major, reverse_to_time_major, reversed_steps
 
 
 def peephole_step(
@@ -33,10 +33,13 @@ def peephole_step(
         i, f, g, o = gates.chunk(4, -1)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell
-    i, f, g, o = gates.chunk(4, -1)
-    look = peephole[:, :, None]  # (2, 3, 1, h)
-    new_cell = (f + look[:, 1] * cell).sigmoid() * cell + (i + look[:, 0] * cell).sigmoid() * g.tanh()
-    return (o + look[:, 2] * new_cell).sigmoid() * new_cell.tanh(), new_cell
+    size = cell.shape[-1]
+    look = peephole[:, None]  # (2, 1, 3, h)
+    both = gates[..., : 2 * size].unflatten(-1, (2, size))  # i and f at once, (2, B, 2, h)
+    i, f = torch.addcmul(both, look[:, :, :2], cell[:, :, None]).sigmoid().unbind(2)
+    g, o = gates[..., 2 * size : 3 * size], gates[..., 3 * size :]
+    new_cell = torch.addcmul(f * cell, i, g.tanh())
+    return torch.addcmul(o, look[:, :, 2], new_cell).sigmoid() * new_cell.tanh(), new_cell
 
 
 class PeepholeBiLSTM(nn.Module):
@@ -70,13 +73,12 @@ class PeepholeBiLSTM(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """`states` (B, L, D) with a prefix mask (B, L) -> (B, L, 2h), zeros on padding."""
-        lengths = mask.sum(1)
-        both = torch.stack([states, reverse_valid_prefix(states, lengths)])  # (2, B, L, D)
-        size = (both.shape[1], both.shape[2])
-        # Input part of both directions and all steps in one product, then time first and contiguous.
-        gates = torch.einsum("sbld,sgd->slbg", both, self.weight_input) + self.bias[:, None, None]
-        steps = gates.transpose(0, 1).contiguous().unbind(0)  # L of (2, B, 4h)
-        hidden = states.new_zeros(2, size[0], self.hidden_size).to(gates.dtype)
+        order = reversed_steps(mask.sum(1), states.shape[1])
+        both = torch.stack([states.transpose(0, 1), reverse_to_time_major(states, order)])  # (2, L, B, D)
+        # Input part of both directions and all steps in one product.
+        gates = torch.baddbmm(self.bias[:, None], both.flatten(1, 2), self.weight_input.transpose(1, 2))
+        steps = gates.unflatten(1, both.shape[1:3]).unbind(1)  # L of (2, B, 4h)
+        hidden = gates.new_zeros(2, len(states), self.hidden_size)
         cell = hidden
         recurrent, peephole = self.weight_recurrent.to(gates.dtype), self.weight_peephole.to(gates.dtype)
         outputs = []
@@ -84,5 +86,5 @@ class PeepholeBiLSTM(nn.Module):
             hidden, cell = peephole_step(step, hidden, cell, recurrent, peephole, self.full)
             hidden, cell = hidden.to(gates.dtype), cell.to(gates.dtype)
             outputs.append(hidden)
-        ahead, back = torch.stack(outputs, 2).unbind(0)  # (B, L, h) each
-        return clear_padding(torch.cat([ahead, reverse_valid_prefix(back, lengths)], -1), mask)
+        ahead, back = torch.stack(outputs, 1).unbind(0)  # (L, B, h) each
+        return clear_padding(torch.cat([ahead.transpose(0, 1), reverse_to_batch_major(back, order)], -1), mask)

@@ -45,7 +45,7 @@ class CtcAlignment(nn.Module):
         Probability of every frame over blank and positions.
 
         Args:
-            frames: (B, T, D), zeros on padding.
+            frames: (B, T, D), finite on padding.
             frame_mask: (B, T) bool.
             text_mask: (B, L) bool.
 
@@ -55,7 +55,9 @@ class CtcAlignment(nn.Module):
         length = text_mask.shape[1]
         logits, _ = self.lstm(frames)
         # The positions beyond the batch's text get no reader: they stay in the softmax only if nothing is masked.
-        logits = logits.float() * self.fixed_scale
+        logits = logits.float()
+        if self.fixed_scale != 1.0:
+            logits = logits * self.fixed_scale
         if self.learned_scale is not None:
             logits = self.learned_scale(logits)
         if self.mask_slots:
