@@ -8,14 +8,20 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
+from hf_mmintent.modeling.modeling_clcr import ClcrPreTrainedModel
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
+from hf_mmintent.modeling.processing_clcr import ClcrProcessor
+from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
+from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 
 # A new architecture is one line: the base class of its models, and its processor.
 ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], ...] = (
     (MediaEncoderModel, None),
     (MvclDafPreTrainedModel, MvclDafProcessor),
+    (PlumNetPreTrainedModel, PlumNetProcessor),
+    (ClcrPreTrainedModel, ClcrProcessor),
 )
 
 

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 from transformers import BertConfig
 
+from hf_mmintent.modeling.configuration_clcr import ClcrConfig
 from hf_mmintent.modeling.configuration_mvcl_daf import MvclDafConfig
+from hf_mmintent.modeling.configuration_plum_net import PlumNetConfig
+from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
+from hf_mmintent.modeling.processing_clcr import ClcrProcessor
+from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
+from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 
 VOCAB, CLS, SEP, MASK, PAD = 120, 2, 3, 4, 0
 LABELS = {0: "complain", 1: "praise", 2: "inform"}
@@ -198,4 +204,59 @@ class MvclDafTester(ModelTester):
         )
 
 
-ALL_TESTERS: list[ModelTester] = [MvclDafTester()]
+class ClcrTester(ModelTester):
+    base_class, model_class, processor_class = ClcrModel, ClcrForSequenceClassification, ClcrProcessor
+
+    def config(self, **overrides: Any) -> ClcrConfig:
+        fields: dict[str, Any] = {
+            "text_config": tiny_bert(),
+            "modality_configs": {"audio": {"feature_size": 6}, "video": {"feature_size": 8}},
+            "hidden_size": 16,
+            "exchange_heads": 2,
+            "inter_stat_rank": 4,
+            "id2label": dict(LABELS),
+            "label2id": {name: index for index, name in LABELS.items()},
+        }
+        return ClcrConfig(**{**fields, **overrides})
+
+    def weighted_sum(self, config: ClcrConfig, terms: dict[str, Tensor]) -> float:
+        inter = sum(
+            weight * terms[name].item()
+            for weight, name in zip(config.inter_weights, ("inter_pp", "inter_sp", "inter_sel"), strict=True)
+        )
+        return (
+            terms["task"].item() + config.intra_loss_weight * terms["intra"].item() + config.inter_loss_weight * inter
+        )
+
+
+class PlumNetTester(ModelTester):
+    base_class, model_class, processor_class = PlumNetModel, PlumNetForSequenceClassification, PlumNetProcessor
+
+    def config(self, **overrides: Any) -> PlumNetConfig:
+        fields: dict[str, Any] = {
+            "text_config": tiny_bert(),
+            "video_feature_size": 8,
+            "audio_feature_size": 6,
+            "hidden_size": 16,
+            "encoder_heads": 2,
+            "tfb_heads": 2,
+            "prm_heads": 2,
+            "dropout": 0.1,
+            "id2label": dict(LABELS),
+            "label2id": {name: index for index, name in LABELS.items()},
+        }
+        return PlumNetConfig(**{**fields, **overrides})
+
+    def model(self, seed: int = 0, **overrides: Any) -> Any:
+        """With prototypes of one batch: before the first epoch the refinement has no label tokens to read."""
+        model = super().model(seed, **overrides)
+        model.update_prototypes([self.inputs(training=True)])
+        return model
+
+    def weighted_sum(self, config: PlumNetConfig, terms: dict[str, Tensor]) -> float:
+        value = {name: term.item() for name, term in terms.items()}
+        first = value["common"] + value["private"] + config.msa_loss_weight * (value["msa_inter"] + value["msa_intra"])
+        return value["task"] + config.stage1_weight_in_stage2 * first
+
+
+ALL_TESTERS: list[ModelTester] = [MvclDafTester(), ClcrTester(), PlumNetTester()]

@@ -1,0 +1,217 @@
+"""Three token sequences per modality, shallow, mid and deep, at one width. CLCR, section 2.2.
+
+    H_m^l = LN( X_m^l W_m^l + PE_m^l )
+
+X_m^l is what the backbone of modality m gives at level l: three layers of a text encoder, three stages of a temporal
+convolution network, three stages of a ResNet, or three sequences that are passed in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from transformers import AutoModel, ResNetConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_clcr import ClcrConfig
+from .layers import clear_padding, sinusoidal_positions
+from .modality_inputs import ModalityInput
+from .text_backbone import run_text_backbone
+
+Level = tuple[Tensor, Tensor]  # tokens (B, T, D) and mask (B, T)
+
+IMAGE_GRID = 4  # a picture becomes 4 × 4 tokens [choice]
+_TCN_KEYS = {"kernel_size", "dilations", "dropout", "hidden_size"}
+
+
+class TemporalStage(GradientCheckpointingLayer):
+    """Two dilated, weight-normed, non-causal convolutions with a residual path; length is kept."""
+
+    def __init__(self, input_size: int, output_size: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size - 1) // 2
+
+        def convolution(width: int) -> nn.Module:
+            return parametrizations.weight_norm(
+                nn.Conv1d(width, output_size, kernel_size, padding=padding, dilation=dilation)
+            )
+
+        self.first, self.second = convolution(input_size), convolution(output_size)
+        self.shortcut = nn.Conv1d(input_size, output_size, 1) if input_size != output_size else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """`states` (B, D, T) with zeros on padding, `mask` (B, 1, T) bool -> (B, D', T), zeros on padding."""
+        # Cleared after every convolution: a bias on padded frames would enter valid ones through the next one.
+        hidden = self.dropout(torch.relu(self.first(states))).masked_fill(~mask, 0.0)
+        hidden = self.dropout(torch.relu(self.second(hidden)))
+        return torch.relu(hidden + self.shortcut(states)).masked_fill(~mask, 0.0)
+
+
+class TemporalConvolutionLevels(nn.Module):
+    """Three-stage temporal convolution network; receptive fields grow with the level."""
+
+    def __init__(self, config: ClcrConfig, input_size: int, overrides: dict[str, Any], depth: int) -> None:
+        super().__init__()
+        unknown = set(overrides) - _TCN_KEYS
+        if unknown:
+            raise ValueError(f"`backbone_config` of a TCN has {sorted(unknown)}: it takes {sorted(_TCN_KEYS)}.")
+        width = overrides.get("hidden_size", config.hidden_size)
+        kernel = overrides.get("kernel_size", config.tcn_kernel_size)
+        dilations = overrides.get("dilations", config.tcn_dilations)
+        dropout = overrides.get("dropout", config.tcn_dropout)
+        self.stages = nn.ModuleList(
+            TemporalStage(input_size if index == 0 else width, width, kernel, dilations[index], dropout)
+            for index in range(depth)
+        )
+        self.output_sizes = [width] * 3
+
+    def forward(self, item: ModalityInput) -> list[Level]:
+        states, mask = item.states.transpose(1, 2), item.mask[:, None]
+        levels = []
+        for stage in self.stages:
+            states = stage(states, mask)
+            levels.append((states.transpose(1, 2), item.mask))
+        return levels
+
+
+class ResNetLevels(nn.Module):
+    """
+    Stages 2, 3 and 4 of a ResNet-18, each pooled to 4 × 4 tokens per picture.
+
+    Sequences (B, T, D), such as spectrograms, are one-channel pictures; frames (B, T, C, H, W) are pictures one by one,
+    their tokens in order of time.
+    """
+
+    def __init__(self, size: int | list[int], overrides: dict[str, Any], depth: int) -> None:
+        super().__init__()
+        fields = {
+            "num_channels": size[0] if isinstance(size, list) else 1,
+            "layer_type": "basic",
+            "embedding_size": 64,
+            "hidden_sizes": [64, 128, 256, 512],
+            "depths": [2, 2, 2, 2],
+            **overrides,
+        }
+        stages = depth + 1
+        fields.update({name: fields[name][:stages] for name in ("hidden_sizes", "depths")})
+        self.network = AutoModel.from_config(ResNetConfig(**fields))
+        self.output_sizes = list(fields["hidden_sizes"][1:])
+
+    def _tokens(self, pictures: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> (N, 16, D_l) per level."""
+        states = self.network(pictures, output_hidden_states=True, return_dict=True).hidden_states[2:]
+        return [nn.functional.adaptive_avg_pool2d(x, IMAGE_GRID).flatten(2).transpose(1, 2) for x in states]
+
+    def forward(self, item: ModalityInput) -> list[Level]:
+        images = item.states.dim() == 5
+        valid = item.mask if images else item.present[:, None]  # (B, pictures)
+        mask = valid.repeat_interleave(IMAGE_GRID**2, 1)
+        tokens = [item.states.new_zeros(*valid.shape, IMAGE_GRID**2, width) for width in self.output_sizes]
+        for pictures, where in self._groups(item, images):
+            for level, made in enumerate(self._tokens(pictures)):
+                tokens[level] = tokens[level].to(made.dtype).index_put(where, made)
+        return [(x.flatten(1, 2), mask) for x in tokens]
+
+    @staticmethod
+    def _groups(item: ModalityInput, images: bool) -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Pictures of one size with their place; padding is never seen, neither by a kernel nor by batch statistics."""
+        if images:
+            where = item.mask.nonzero(as_tuple=True)
+            return [(item.states[where], where)] if len(where[0]) else []
+        lengths = item.mask.sum(1)
+        groups = []
+        for length in lengths[lengths > 0].unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            groups.append((item.states[rows, None, :length], (rows, torch.zeros_like(rows))))
+        return groups
+
+
+class GivenLevels(nn.Module):
+    """Three sequences that were made elsewhere: a tensor (B, T, D_1 + D_2 + D_3) is split by width."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.output_sizes = list(sizes)
+
+    def forward(self, item: ModalityInput) -> list[Level]:
+        return [(states, item.mask) for states in item.states.split(self.output_sizes, -1)]
+
+
+class LevelProjection(nn.Module):
+    """`H = LN(X W + PE)`; W without bias, the position table of its own when learned."""
+
+    def __init__(self, input_size: int, hidden_size: int, learned_positions: int | None) -> None:
+        super().__init__()
+        self.projection = nn.Linear(input_size, hidden_size, bias=False)  # W_m^l
+        self.positions = None if learned_positions is None else nn.Embedding(learned_positions, hidden_size)  # PE_m^l
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D), (B, T) -> (B, T, d), zeros on padding."""
+        states = self.projection(states)
+        length = states.shape[1]
+        if self.positions is None:
+            table = sinusoidal_positions(length, states.shape[2], states)
+        elif length > self.positions.num_embeddings:
+            raise ValueError(
+                f"a sequence has {length} tokens but the learned position tables have `max_positions` = "
+                f"{self.positions.num_embeddings} rows: cut it, or use `position_embedding='sinusoidal'`."
+            )
+        else:
+            table = self.positions.weight[:length]
+        return clear_padding(self.norm(states + table), mask)
+
+
+class SemanticHierarchy(nn.Module):
+    """Backbones of all modalities but text, which the model owns itself, and the projections of every level."""
+
+    def __init__(self, config: ClcrConfig) -> None:
+        super().__init__()
+        self.config = config
+        positions = config.max_positions if config.position_embedding == "learned" else None
+        self.backbones, self.projections = nn.ModuleDict(), nn.ModuleDict()
+        for name in config.modalities:
+            used = [config.backbone_level(name, level) for level in config.level_indices]
+            if name == "text":
+                sizes = [config.text_config.hidden_size] * 3
+            else:
+                self.backbones[name] = self._backbone(config, name, max(used) + 1)
+                sizes = self.backbones[name].output_sizes
+            self.projections[name] = nn.ModuleList(
+                LevelProjection(sizes[level], config.hidden_size, positions) for level in used
+            )
+
+    @staticmethod
+    def _backbone(config: ClcrConfig, name: str, depth: int) -> nn.Module:
+        settings = config.modality_configs[name]
+        size, overrides = settings["feature_size"], dict(settings.get("backbone_config") or {})
+        if settings["backbone"] == "tcn":
+            return TemporalConvolutionLevels(config, size, overrides, depth)
+        if settings["backbone"] == "resnet18":
+            return ResNetLevels(size, overrides, depth)
+        return GivenLevels(size)
+
+    def text_levels(self, text_model: nn.Module, item: ModalityInput, token_type_ids: Tensor | None) -> list[Level]:
+        """Three layers of the text encoder; rows without text come out as padding."""
+        # A row without any key is read differently by every attention backend: it keeps its first token, then is cleared.
+        first = torch.zeros_like(item.mask)
+        first[:, 0] = True
+        visible = item.mask | (first & ~item.present[:, None])
+        ids = item.states.masked_fill(~item.mask, self.config.text_config.pad_token_id or 0)
+        out = run_text_backbone(text_model, ids, visible, token_type_ids, output_hidden_states=True)
+        return [(clear_padding(out.hidden_states[layer], item.mask), item.mask) for layer in self.config.text_layers]
+
+    def forward(self, backbone_levels: dict[str, list[Level]]) -> list[dict[str, Level]]:
+        """H_m^l and its mask: one dictionary by modality for each of `config.levels`."""
+        config, levels = self.config, []
+        for slot, level in enumerate(config.level_indices):
+            made = {}
+            for name, given in backbone_levels.items():
+                states, mask = given[config.backbone_level(name, level)]
+                made[name] = (self.projections[name][slot](states, mask), mask)
+            levels.append(made)
+        return levels
