@@ -165,6 +165,17 @@ class ClcrConfig(MultimodalConfig):
         """Positions of `levels` in (shallow, mid, deep)."""
         return tuple(LEVELS.index(name) for name in self.levels)
 
+    @property
+    def zero_diagnostics(self) -> dict[str, str]:
+        """What it means when a figure of `diagnostics` is 0 over a whole logging window; the trainer warns with it."""
+        if not (self.use_intra_ced and self.use_budget_projection and len(self.modalities) > 1):
+            return {}
+        return {
+            f"budget_tight_{level}": f"the token budget of level {level!r} never binds, so it gets no gradient: lower "
+            f"`budget_init` ({self.budget_init}) or `budget_scale` ({self.budget_scale}), or set `budget_penalty` > 0."
+            for level in self.levels
+        }
+
     def backbone_level(self, modality: str, level: int) -> int:
         """Level of the modality's backbone that stands at `level`."""
         return level if self.level_order is None else self.level_order.get(modality, range(3))[level]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .processing_multimodal import MultimodalProcessor
 
@@ -23,8 +24,9 @@ class ClcrProcessor(MultimodalProcessor):
     def _as_batch(self, text: Any, audio: Any, video: Any, features: dict[str, Any], labels: Any) -> tuple[Any, ...]:
         for name in self.feature_sizes:
             key = f"{name}_features"
-            if self._pictures(name) is not None and np.ndim(features.get(key)) == 5:
-                features = {**features, key: list(features[key])}  # an array of samples, not one sample
+            given = features.get(key)
+            if self._pictures(name) is not None and isinstance(given, (np.ndarray, torch.Tensor)) and given.ndim == 5:
+                features = {**features, key: list(given)}  # an array of samples, not one sample
         return super()._as_batch(text, audio, video, features, labels)
 
     def _feature_inputs(self, name: str, rows: Iterable[Any] | None) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ from hf_mmintent.modeling.configuration_mvcl_daf import MvclDafConfig
 from hf_mmintent.modeling.configuration_plum_net import PlumNetConfig
 from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
-from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
+from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
 from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 
