@@ -50,6 +50,11 @@ class MultimodalConfig(MMIntentConfig):
         """Width of `<modality>_features` for every modality that is not text."""
         return {name: getattr(self, f"{name}_feature_size") for name in self.modalities if name != "text"}
 
+    @property
+    def zero_diagnostics(self) -> dict[str, str]:
+        """Figures of `diagnostics` that must not stay 0 in training, and what it means when they do."""
+        return {}
+
     def validate_modalities(self) -> None:
         if not self.modalities:
             raise ValueError("`modalities` is empty: name at least one of text, audio, video.")

@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.data.data_collator import DataCollator
 
+from .callbacks import ZeroDiagnosticWarning
+
 
 class MultimodalTrainer(Trainer):
     """
-    A [`transformers.Trainer`] that logs every loss term and modality weight, takes a collator of its own for evaluation, has
-    learning rates by parameter name, and refuses test rows.
+    A [`transformers.Trainer`] that logs every loss term, modality weight and diagnostic figure, takes a collator of its own
+    for evaluation, has learning rates by parameter name, and refuses test rows.
 
     Args:
         eval_collator: collator of evaluation batches (no labelled view, no modality dropout); `data_collator` when absent.
@@ -44,6 +46,7 @@ class MultimodalTrainer(Trainer):
         self.eval_collator = eval_collator
         self.learning_rates = dict(learning_rates or {})
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.add_callback(ZeroDiagnosticWarning())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         refuse_test_split("eval_dataset", eval_dataset)
@@ -77,6 +80,8 @@ class MultimodalTrainer(Trainer):
             names = self.accelerator.unwrap_model(self.model).config.modality_weight_names
             for name, value in zip(names, weights.detach().float().mean(0), strict=True):
                 self._diagnostics[f"weight_{name}"].append(value)
+        for name, value in (outputs.get("diagnostics") or {}).items():
+            self._diagnostics[name].append(value.detach().float())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._diagnostics:

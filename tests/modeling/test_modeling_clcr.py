@@ -502,7 +502,7 @@ def test_mask_levels_zeroes_one_level_of_all_modalities() -> None:
 
 def test_learned_positions_have_a_length_and_say_so() -> None:
     model = TESTER.model(position_embedding="learned", max_positions=10)
-    with pytest.raises(ValueError, match="11 tokens .* `max_positions` = 10"):
+    with pytest.raises(ValueError, match=r"11 tokens .* `max_positions` = 10"):
         run(model, TESTER.inputs())
     assert torch.isfinite(run(TESTER.model(position_embedding="learned"), TESTER.inputs()).logits).all()
 
@@ -548,7 +548,7 @@ def test_from_backbones_takes_widths_by_name() -> None:
     assert model.config.feature_sizes == {"video": 7, "flow": 4}
     with pytest.raises(ValueError, match="no field `flow`"):
         ClcrForSequenceClassification.from_backbones(video=7, flow=4, **fields)
-    with pytest.raises(ValueError, match="width 7 but .* 8"):
+    with pytest.raises(ValueError, match=r"width 7 but .* 8"):
         ClcrForSequenceClassification.from_backbones(
             modalities=("video",), video=7, modality_configs={"video": {"feature_size": 8}}, **fields
         )
