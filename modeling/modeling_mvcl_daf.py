@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .attention_fusion import DynamicAttentionFusion
 from .configuration_mvcl_daf import MvclDafConfig
-from .layers import clear_padding, masked_mean
+from .layers import Dropout, clear_padding, masked_mean
 from .losses import info_nce, mean_over_present, prototype_loss, task_loss, world_size
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_beside_text, feature_input
 from .modeling_base import MMIntentPreTrainedModel
@@ -96,7 +96,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
         self.text_model = build_text_backbone(config.text_config)
         self.label_text_model = build_text_backbone(config.text_config) if config.separate_label_encoder else None
         self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
-        self.text_dropout = nn.Dropout(config.text_dropout)
+        self.text_dropout = Dropout(config.text_dropout)
         widths: dict[str, int] = {}
         self.branches, self.projections = nn.ModuleDict(), nn.ModuleDict()
         if "video" in config.modalities:
@@ -344,7 +344,7 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
     def __init__(self, config: MvclDafConfig) -> None:
         super().__init__(config)
         self.model = MvclDafModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.text_config.hidden_size, config.num_labels)
         self.post_init()
 
