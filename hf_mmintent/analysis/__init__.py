@@ -1,0 +1,30 @@
+"""What the papers analyse beside scores: one module per analysis, each writes a picture and its numbers.
+
+An analysis is a module with `add_arguments(parser)` and `run(arguments) -> str`; `examples/analyze.py NAME` calls it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+# A new analysis is one line: its name on the command line, and its module.
+ANALYSES: dict[str, str] = {
+    "levels": "levels",
+    "noise": "noise",
+    "budgets": "budgets",
+    "tsne": "tsne",
+    "sensitivity": "sensitivity",
+}
+
+
+def analysis(name: str) -> ModuleType:
+    """
+    The module of an analysis.
+
+    Raises:
+        ValueError: there is none of that name; the message lists the known ones.
+    """
+    if name not in ANALYSES:
+        raise ValueError(f"there is no analysis {name!r}: known are {sorted(ANALYSES)}.")
+    return importlib.import_module(f"{__name__}.{ANALYSES[name]}")

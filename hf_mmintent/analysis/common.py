@@ -1,0 +1,150 @@
+"""What all analyses need: checkpoints with their rows, forward passes with a bar, results on disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: there may be no display
+
+import numpy as np
+import torch
+from datasets import Dataset
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.data.loading import load
+from hf_mmintent.evaluation import open_checkpoint, with_features
+from hf_mmintent.metrics import build_compute_metrics
+from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.scoring import find_checkpoints, run_facts
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass
+class Subject:
+    """A checkpoint with the rows it is looked at on."""
+
+    name: str
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    rows: Dataset
+
+    @property
+    def regression(self) -> bool:
+        return self.model.config.problem_type == "regression"
+
+    def labels(self) -> np.ndarray:
+        """Targets of the rows as the model encodes them."""
+        names = getattr(self.rows.features["label"], "names", None)
+        return self.processor.encode_labels([names[i] for i in self.rows["label"]] if names else self.rows["label"])
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The arguments with which [`open_subjects`] is called."""
+    kind: dict[str, Any] = {"nargs": "+"} if several else {}
+    parser.add_argument("checkpoint", help="checkpoint, or run folder with seeds", **kind)
+    parser.add_argument(
+        "--split", default="validation", help="the papers show the test split: ask for it once, at the end"
+    )
+    parser.add_argument("--dataset", help="dataset to look at; the one of the run by default")
+    parser.add_argument("--data_dir", help="folder with the dataset's files")
+    parser.add_argument("--config_name", help="configuration of the dataset")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--output_dir", default="runs/analysis")
+
+
+def open_subject(checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None) -> Subject:
+    """The checkpoint (the first seed of a run folder) and the rows of `arguments.split`."""
+    path = find_checkpoints(checkpoint)[0]
+    settings = run_facts(path).get("settings", {}).get("data", {})
+    rows = load(
+        arguments.dataset or settings.get("name") or "mmintent_mini",
+        data_dir=arguments.data_dir or settings.get("data_dir"),
+        name=arguments.config_name or settings.get("config_name"),
+        columns=settings.get("columns", "auto"),
+        **settings.get("options", {}),
+    )[arguments.split]
+    model, processor = open_checkpoint(path)
+    return Subject(name or Path(checkpoint).name, model, processor, with_features(rows, model))
+
+
+def open_subjects(arguments: argparse.Namespace) -> list[Subject]:
+    """One [`Subject`] per checkpoint of the command line; those of one name are numbered."""
+    subjects = [open_subject(checkpoint, arguments) for checkpoint in arguments.checkpoint]
+    names = [subject.name for subject in subjects]
+    for index, subject in enumerate(subjects):
+        if names.count(subject.name) > 1:
+            subject.name = f"{subject.name} ({index})"
+    return subjects
+
+
+@torch.no_grad()
+def outputs(
+    subject: Subject, batch_size: int, progress: str, change: Callable[[Batch], Batch] | None = None, **kwargs: Any
+) -> Iterator[Any]:
+    """
+    Model outputs batch by batch, in the order of the rows.
+
+    Args:
+        subject: what to run.
+        batch_size: rows per pass.
+        progress: text beside the bar.
+        change: applied to every batch before the model sees it.
+        kwargs: further arguments of `forward`.
+    """
+    loader = DataLoader(subject.rows, batch_size=batch_size, collate_fn=MultimodalCollator(subject.processor))
+    for batch in tqdm(loader, desc=progress, leave=False):
+        batch.pop("labels", None)
+        batch = {name: value.to(subject.model.device) for name, value in batch.items()}
+        yield subject.model(**(change(batch) if change is not None else batch), **kwargs)
+
+
+def gather(found: Iterator[Any], *names: str) -> dict[str, np.ndarray]:
+    """The named tensors of all batches, joined along the samples."""
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for out in found:
+        for name in names:
+            parts[name].append(out[name].float().cpu())
+    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+
+def scores(subject: Subject, logits: np.ndarray) -> dict[str, float]:
+    """All scores of these logits on the subject's rows."""
+    compute = build_compute_metrics(subject.model.config.problem_type, subject.processor.label_names, None)
+    return compute(EvalPrediction(logits, subject.labels()))
+
+
+def headline(subject: Subject) -> str:
+    """The score that a figure shows."""
+    return "mae" if subject.regression else "accuracy"
+
+
+def save(stem: str | Path, figure: Figure, numbers: dict[str, Any]) -> str:
+    """Write `<stem>.png` and `<stem>.json`; returns a line that names both."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(stem.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    with atomic_path(stem.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    return f"{stem.with_suffix('.png')}  {stem.with_suffix('.json')}"
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers with four digits."""
+    cells = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells])
