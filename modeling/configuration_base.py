@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ _LIBRARY_KEYS = frozenset(
         "tie_word_embeddings",
         "torch_dtype",
         "transformers_version",
+        "use_cache",  # the trainer sets it on every model
     }
 )
 
@@ -66,6 +68,11 @@ class MMIntentConfig(PreTrainedConfig):
     Raises:
         ValueError: an unknown field was given; the message names the closest known one.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Under `from __future__ import annotations` the types are strings, which `strict` does not check.
+        cls.__annotations__ = inspect.get_annotations(cls, eval_str=True)
+        super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         known = {field.name for field in fields(self)} | _LIBRARY_KEYS

@@ -46,8 +46,8 @@ class MediaEncoderConfig(MMIntentConfig):
     frame_rate: float | int = 8.0  # frames per second: lips and brows move at 2-8 Hz, and cost grows with it
     image_size: int | tuple[int, int] | list[int] = 96  # (height, width) or a square; six pixels per cell of the grid
     image_crop: bool = False  # keep the whole scene: a centre crop loses a speaker at the side
-    image_mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5)  # maps [0, 1] to [-1, 1]
-    image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5)
+    image_mean: tuple[float | int, ...] | list[float | int] = (0.5, 0.5, 0.5)  # maps [0, 1] to [-1, 1]
+    image_std: tuple[float | int, ...] | list[float | int] = (0.5, 0.5, 0.5)
     max_clip_seconds: float | int | None = None  # longer clips are cut at the end; None: utterances are short already
 
     # log-mel front end

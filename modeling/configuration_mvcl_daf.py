@@ -110,7 +110,9 @@ class MvclDafConfig(MultimodalConfig):
     # Negatives and prototypes of all processes, so that the batch of the paper does not depend on how many there are.
     gather_across_processes: bool = True
     regression_loss: Literal["l1", "mse"] = "l1"  # [choice]
-    regression_bins: tuple[float, ...] | list[float] | None = None  # sorted edges: classes of a regression target
+    regression_bins: tuple[float | int, ...] | list[float | int] | None = (
+        None  # sorted edges: classes of a regression target
+    )
 
     @property
     def visual_size(self) -> int:
@@ -179,11 +181,43 @@ class MvclDafConfig(MultimodalConfig):
                 f"choose a divisor."
             )
 
+    def validate_ranges(self) -> None:
+        positive = ["label_slots", "align_layers", "visual_layers", "visual_heads", "coarse_layers", "coarse_heads"]
+        positive += [
+            "daf_max_depth",
+            "temperature",
+            "prototype_temperature",
+            "align_logit_scale",
+            "acoustic_hidden_size",
+        ]
+        positive += [f"{name}_{kind}_size" for name in ("video", "audio") for kind in ("feature", "embed")]
+        for name in positive:
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not value > 0:
+                raise ValueError(f"`{name}` is {value}: it must be positive.")
+        for name in ("cls_loss_weight", "prototype_loss_weight", "contrastive_loss_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}: it must not be negative, 0 switches the loss off."
+                )
+        for name in ("text", "visual", "acoustic", "coarse", "daf_attention", "daf_output", "classifier"):
+            if not 0 <= getattr(self, f"{name}_dropout") < 1:
+                raise ValueError(f"`{name}_dropout` is {getattr(self, f'{name}_dropout')}: choose a value in [0, 1).")
+
     def validate_views(self) -> None:
         for name, allowed in (("contrastive_views", VIEWS), ("prototype_views", (*VIEWS, "labelled"))):
-            unknown = set(getattr(self, name)) - set(allowed)
+            views = list(getattr(self, name))
+            unknown = set(views) - set(allowed)
             if unknown:
                 raise ValueError(f"`{name}` names {sorted(unknown)}: allowed are {list(allowed)}.")
+            if len(set(views)) != len(views):
+                raise ValueError(f"`{name}` = {views} names a view twice: list each one once.")
+
+    def validate_ignored_labels(self) -> None:
+        classes = self.num_labels if self.regression_bins is None else len(self.regression_bins) + 1
+        outside = [label for label in self.prototype_ignore_labels if not 0 <= label < classes]
+        if outside:
+            raise ValueError(f"`prototype_ignore_labels` names {outside} but there are {classes} classes, from 0.")
 
     def validate_loss_targets(self) -> None:
         needs_classes = self.prototype_loss_weight > 0 or self.contrastive_loss_weight > 0
