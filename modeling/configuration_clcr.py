@@ -280,8 +280,9 @@ class ClcrConfig(MultimodalConfig):
         for name in ("intra_loss_weight", "inter_loss_weight", "intra_separation", "budget_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: it must not be negative.")
-        if len(self.inter_weights) != 3 or min(self.inter_weights) < 0 or abs(sum(self.inter_weights) - 1) > 1e-6:
-            raise ValueError(f"`inter_weights` is {list(self.inter_weights)}: three shares that sum to 1, Eq. (12).")
+        # Appendix B varies one and keeps the others, so they need not sum to 1.
+        if len(self.inter_weights) != 3 or min(self.inter_weights) < 0:
+            raise ValueError(f"`inter_weights` is {list(self.inter_weights)}: three, none of them negative, Eq. (12).")
         if self.whitening_eps <= 0 or self.stat_segments < 1:
             raise ValueError(
                 f"`whitening_eps` {self.whitening_eps} must be positive and `stat_segments` {self.stat_segments} at least 1."

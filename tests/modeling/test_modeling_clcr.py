@@ -711,7 +711,7 @@ def test_regression_with_bf16_autocast_keeps_statistics_in_float32() -> None:
         ({"level_order": {"text": (0, 0, 1)}}, "permutation"),
         ({"budget_init": 1.5}, "between 0 and 1"),
         ({"budget_init": (0.1, 0.2)}, "one for each of"),
-        ({"inter_weights": (1.0, 1.0, 1.0)}, "sum to 1"),
+        ({"inter_weights": (1.0, -1.0, 1.0)}, "none of them negative"),
         ({"text_level_layers": (1, 2, 3)}, "0 … 2"),
         ({"modality_configs": {"audio": {"size": 3}}}, "keys"),
         ({"modality_configs": {"flow": {"backbone": "tcn"}}}, "lacks"),
