@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,18 @@ from typing import Any
 import datasets
 from packaging.version import Version
 
-import hf_mmintent.data_scripts
+import hf_mmintent
+from hf_mmintent.data.builder import COLUMN_GROUPS
+from hf_mmintent.data.row_format import FORMAT
 
-_SMALL = 1 << 20
+_SCRIPTS = Path(str(importlib.import_module("hf_mmintent.data_scripts").__file__)).parent
+_SMALL = 8 << 20
+_TABLES = {".csv", ".tsv", ".txt", ".json", ".jsonl"}
 
 
 def list_datasets() -> list[str]:
     """Names of the builders that come with the package."""
-    folder = Path(hf_mmintent.data_scripts.__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in _SCRIPTS.glob("*.py") if not path.stem.startswith("_"))
 
 
 def load(
@@ -44,22 +48,53 @@ def load(
         split: one split; all of them as a dict when not given.
         streaming: rows one by one, nothing is written.
         columns: which of text, features and media a builder fills; "auto" is what the files hold.
-        kwargs: further options of the builder's configuration.
+        kwargs: further options of the builder's configuration, or of `datasets.load_dataset`.
 
     Returns:
-        `DatasetDict` (or `IterableDatasetDict`), or one split of it.
+        `DatasetDict` (or `IterableDatasetDict`), or one split of it. Rows hold Python values, features as float32
+        arrays (T, D) that lie in the memory-mapped file, and `None` for what is missing. Builders are instantiated
+        with every version of `datasets`; edited files are never answered from a stale cache.
 
     Raises:
         ValueError: neither a builder nor a path nor a Hub id; the message lists the builders.
     """
     script = _script(name_or_path)
     if script is None:
-        return datasets.load_dataset(str(name_or_path), name, split=split, streaming=streaming, **kwargs)
+        folder = None if data_dir is None else str(data_dir)
+        loaded = datasets.load_dataset(
+            str(name_or_path), name, data_dir=folder, split=split, streaming=streaming, **kwargs
+        )
+        return _formatted(_select(loaded, columns))
     builder = make_builder(script, data_dir=data_dir, name=name, columns=columns, **kwargs)
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare()
-    return builder.as_dataset(split=split)
+    return _formatted(builder.as_dataset(split=split))
+
+
+def _formatted(loaded: Any) -> Any:
+    """Rows as Python values and arrays. A stream hands out what the builder made and needs no format."""
+    is_stream = isinstance(loaded, (datasets.IterableDataset, datasets.IterableDatasetDict))
+    return loaded if is_stream else loaded.with_format(FORMAT)
+
+
+def _select(loaded: Any, columns: str | Sequence[str]) -> Any:
+    """Without the columns of the groups that were not asked for, where rows come ready-made."""
+    wanted = {columns} if isinstance(columns, str) else set(columns)
+    if wanted == {"auto"}:
+        return loaded
+    if not wanted or wanted - set(COLUMN_GROUPS):
+        raise ValueError(f"`columns` is {columns!r}: choose 'auto' or some of {list(COLUMN_GROUPS)}.")
+    names = loaded.column_names
+    names = {name for part in names.values() for name in part} if isinstance(names, dict) else names
+    return loaded.remove_columns(sorted(name for name in names if (_group(name) or "auto") not in wanted | {"auto"}))
+
+
+def _group(column: str) -> str | None:
+    """The group of `COLUMN_GROUPS` that a column belongs to."""
+    if column == "text" or column.endswith("_features"):
+        return "text" if column == "text" else "features"
+    return "media" if column in ("audio", "video") or column.endswith("_path") else None
 
 
 def make_builder(
@@ -71,7 +106,9 @@ def make_builder(
     classes = [
         item
         for item in vars(module).values()
-        if isinstance(item, type) and issubclass(item, datasets.GeneratorBasedBuilder) and item.__module__ == module.__name__
+        if isinstance(item, type)
+        and issubclass(item, datasets.GeneratorBasedBuilder)
+        and item.__module__ == module.__name__
     ]
     if len(classes) != 1:
         raise ValueError(f"{script} defines {len(classes)} dataset builders: expected one.")
@@ -88,7 +125,7 @@ def _script(name_or_path: str | Path) -> Path | None:
         if not path.is_file():
             raise ValueError(f"there is no dataset script {path}.")
         return path
-    packaged = Path(hf_mmintent.data_scripts.__file__).parent / f"{name_or_path}.py"
+    packaged = _SCRIPTS / f"{name_or_path}.py"
     if len(path.parts) == 1 and packaged.is_file():
         return packaged
     if not path.exists() and "/" not in str(name_or_path):
@@ -98,7 +135,7 @@ def _script(name_or_path: str | Path) -> Path | None:
 
 def _module(script: Path) -> ModuleType:
     """The script as a module; packaged ones under their own name."""
-    if script.parent.resolve() == Path(hf_mmintent.data_scripts.__file__).parent.resolve():
+    if script.parent.resolve() == _SCRIPTS.resolve():
         return importlib.import_module(f"hf_mmintent.data_scripts.{script.stem}")
     spec = importlib.util.spec_from_file_location(script.stem, script)
     if spec is None or spec.loader is None:
@@ -110,14 +147,30 @@ def _module(script: Path) -> ModuleType:
 
 
 def _digest(script: Path, data_dir: str | None) -> str:
-    """Of the script, the data files (contents where small, else size and time) and the library's major version."""
+    """Of the script, the data files, the code that reads them and the major version of `datasets`."""
     digest = hashlib.sha256(script.read_bytes())
-    digest.update(str(Version(datasets.__version__).major).encode())
-    folders = [Path(data_dir)] if data_dir else [script.with_name("mini_clips")]
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                stat = path.stat()
-                digest.update(f"{path.relative_to(folder)}:{stat.st_size}".encode())
-                digest.update(path.read_bytes() if stat.st_size <= _SMALL else str(stat.st_mtime_ns).encode())
+    digest.update(f"{hf_mmintent.__version__} {Version(datasets.__version__).major}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    folder = Path(data_dir) if data_dir else script.with_name("mini_clips")
+    for path in _files(folder):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder)}:{stat.st_size}:".encode())
+        # Tables are edited by hand; features and media are large and many, and change their time when they change.
+        small = path.suffix.lower() in _TABLES and stat.st_size <= _SMALL
+        digest.update(path.read_bytes() if small else str(stat.st_mtime_ns).encode())
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted; links to folders are followed once."""
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [path for name in sorted(names) if (path := Path(parent, name)).is_file()]
+    return found

@@ -1,0 +1,149 @@
+"""CMU-MOSI: 2,199 utterances of 93 video reviews with a sentiment between −3 and 3."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table
+from hf_mmintent.data.feature_files import FeatureFile, open_npz
+from hf_mmintent.data.mmsa_files import SPLITS, MmsaFile
+
+_SHA256 = {
+    "aligned": "d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9",
+    "unaligned": "78e0f8b5ef8ff71558e7307848fc1fa929ecb078203f565ab22b9daab2e02524",
+}
+_FOLDS = {"train": 1284, "validation": 229, "test": 686}
+_INDEX = ("id", "vid", "seg", "text", "sentiment", "std_fold_LEAKS", "bc_split")
+
+
+@dataclass
+class CmuMosiConfig(MultimodalConfig):
+    """
+    Options of CMU-MOSI beside those of every builder.
+
+    Args:
+        split_column (`str`, defaults to `"bc_split"`): Column with the split, `bc_split` configuration only.
+        validation_videos (`int`, defaults to 11): Videos of its 62 training videos held out for validation, 0 for none.
+        validation_seed (`int`, defaults to 0): Of the choice of these videos.
+    """
+
+    split_column: str = "bc_split"
+    validation_videos: int = 11
+    validation_seed: int = 0
+
+
+class CmuMosi(MultimodalBuilder):
+    """CMU-MOSI (Zadeh et al., IEEE Intelligent Systems 2016): sentiment from −3 to 3 of utterances in video reviews.
+
+    Configurations and the expected folder (`data_dir`):
+
+        aligned     aligned_50.pkl      (or Processed/…, or MOSI/Processed/…) features per word, as MMSA publishes them
+        unaligned   unaligned_50.pkl    (same places) features at their own rates
+        bc_split    mosi_index.csv      id, vid, seg, text, sentiment, std_fold_LEAKS, bc_split
+                    mosi_utt.npz        id, audio (2199, 73), video (2199, 100): one vector per utterance
+
+    `aligned` and `unaligned`: the standard folds, 1,284 / 229 / 686 utterances of 52 / 10 / 31 videos. Padding of the
+    file is removed: by its lengths, or by the mask of `text_bert`.
+
+    `bc_split`: 1,447 training utterances of 62 videos and 752 test utterances of 31 others, in the order of each
+    video. The release names no validation split: by default 11 whole training videos are held out, chosen with a seed
+    (`validation_videos`, `validation_seed`). **These features leak.** `video` was evidently fitted with the labels
+    of the 62 training videos: a linear model reaches 0.93 accuracy on them and less than the majority on the others.
+    So validation scores with `video` are far too good, and the standard folds, which put training videos into the
+    test, are refused. Good for code paths and text; not for claims about fusion, nor for comparison with published
+    results. The vectors become features of one step.
+
+    Columns: `id`, `text` (upper case), `label`, `dialogue_id` (video), `audio_features`, `video_features`.
+    """
+
+    CITATION = (
+        "@article{zadeh2016multimodal, title={Multimodal Sentiment Intensity Analysis in Videos: Facial Gestures and "
+        "Verbal Messages}, author={Zadeh, Amir and Zellers, Rowan and Pincus, Eli and Morency, Louis-Philippe}, "
+        "journal={IEEE Intelligent Systems}, volume={31}, number={6}, year={2016}}"
+    )
+    HOMEPAGE = "https://github.com/thuiar/MMSA"
+    LICENSE = "CMU's own terms, no redistribution by others; the code of MMSA is MIT"
+    BUILDER_CONFIG_CLASS = CmuMosiConfig
+    BUILDER_CONFIGS = [CmuMosiConfig(name=name) for name in ("aligned", "unaligned", "bc_split")]
+    DEFAULT_CONFIG_NAME = "aligned"
+    LABEL_RANGE = (-3.0, 3.0)
+    COLUMNS = {"dialogue_id": datasets.Value("string")}
+
+    @property
+    def per_utterance(self) -> bool:
+        """Whether this is the release with one vector per utterance."""
+        return self.config.name == "bc_split"
+
+    def row_counts(self) -> dict[str, int]:
+        return {"test": 752} if self.per_utterance else _FOLDS
+
+    @cached_property
+    def mmsa(self) -> MmsaFile:
+        """The open file of the `aligned` or `unaligned` configuration."""
+        file = f"{self.config.name}_50.pkl"
+        path = find_file(self.folder, file, f"Processed/{file}", f"MOSI/Processed/{file}")
+        return MmsaFile(path, self.report, _SHA256[self.config.name], self.config.trust_pickle)
+
+    def read_tables(self) -> dict[str, list[Row]]:
+        return self._utterances() if self.per_utterance else {split: self.mmsa.rows(split) for split in SPLITS}
+
+    def feature_widths(self) -> dict[str, int]:
+        if self.per_utterance or not self.config.wants("features", True):
+            return super().feature_widths()
+        return self.mmsa.widths
+
+    def features_of(self, row: Row) -> dict[str, Any]:
+        if self.per_utterance or not self.config.wants("features", True):
+            return super().features_of(row)
+        return self.mmsa.features(row)
+
+    # ---- one vector per utterance
+
+    def open_features(self) -> dict[str, FeatureFile]:
+        if not self.per_utterance or not (path := self.folder / "mosi_utt.npz").is_file():
+            return {}
+        arrays = open_npz(path)
+        ids = arrays["id"].tolist()
+        if len(set(ids)) != len(ids):
+            raise DataError(f"{path} holds an id twice.")
+        return {
+            name: FeatureFile(dict(zip(ids, arrays[name])), name, self.report, vectors=True)
+            for name in ("audio", "video")
+        }
+
+    def _utterances(self) -> dict[str, list[Row]]:
+        if self.config.split_column != "bc_split":
+            raise ValueError(
+                f"`split_column` is {self.config.split_column!r}: only 'bc_split' is offered, because these features were "
+                "fitted on videos that other folds put into the test."
+            )
+        lines = read_table(find_file(self.folder, "mosi_index.csv"), _INDEX)
+        training = sum(line["bc_split"] == "train" for line in lines)
+        check_counts(
+            {"train + validation": training}, {"train + validation": 1447}, self.config.strict_counts, self.name
+        )
+        rows: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+        held_out = self._validation_videos({line["vid"] for line in lines if line["bc_split"] == "train"})
+        for line in sorted(lines, key=lambda line: (line["vid"], int(line["seg"]))):
+            split = "validation" if line["vid"] in held_out else line["bc_split"]
+            if split not in rows:
+                raise DataError(f"row {line['id']!r} has the split {split!r}, not 'train' or 'test'.")
+            row = {
+                "id": line["id"],
+                "text": line["text"],
+                "label": float(line["sentiment"]),
+                "dialogue_id": line["vid"],
+            }
+            rows[split].append(row)
+        return {split: part for split, part in rows.items() if part or split != "validation"}
+
+    def _validation_videos(self, videos: set[str]) -> set[str]:
+        count = self.config.validation_videos
+        if not 0 <= count < len(videos):
+            raise ValueError(f"`validation_videos` is {count} but there are {len(videos)} training videos.")
+        order = np.random.default_rng(self.config.validation_seed).permutation(sorted(videos))
+        return set(order[:count].tolist())

@@ -1,0 +1,213 @@
+"""What the dataset builders share: columns, checks and the loop over rows. A builder says what its files hold."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+from datasets.utils import logging
+
+from hf_mmintent.data import checks
+from hf_mmintent.data.checks import DataError, Row
+from hf_mmintent.data.feature_files import FeatureFile
+from hf_mmintent.data.report import BuildReport, log_shared_groups, shared_groups
+
+logger = logging.get_logger(__name__)
+
+COLUMN_GROUPS = ("text", "features", "media")
+
+
+@dataclass
+class MultimodalConfig(datasets.BuilderConfig):
+    """
+    Options that every builder takes.
+
+    Args:
+        columns (`str` or `Sequence[str]`, defaults to `"auto"`): Which of `"text"`, `"features"` and `"media"` the rows
+            hold. `"auto"` takes what is in the folder; a group that is named must be there.
+        trust_pickle (`bool`, defaults to `False`): Read feature files with Python's own unpickler, **which runs any
+            code they contain**.
+        strict_counts (`bool`, defaults to `True`): Whether splits of another size than published are an error.
+    """
+
+    columns: str | Sequence[str] = "auto"
+    trust_pickle: bool = False
+    strict_counts: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        wanted = [self.columns] if isinstance(self.columns, str) else list(self.columns)
+        unknown = [name for name in wanted if name not in COLUMN_GROUPS and wanted != ["auto"]]
+        if unknown or not wanted:
+            raise ValueError(f"`columns` is {self.columns!r}: choose 'auto' or some of {list(COLUMN_GROUPS)}.")
+        self.columns = "auto" if wanted == ["auto"] else tuple(wanted)
+
+    def wants(self, group: str, available: bool) -> bool:
+        """Whether rows hold `group`; "auto" takes what is available."""
+        return available if self.columns == "auto" else group in self.columns
+
+
+class MultimodalBuilder(datasets.GeneratorBasedBuilder):
+    """
+    Base of the builders in `data_scripts/`.
+
+    A subclass sets the attributes below and defines [`read_tables`], and where the dataset has them
+    [`open_features`], [`features_of`] and [`media_of`].
+
+    Attributes:
+        CITATION, HOMEPAGE, LICENSE: For the dataset card.
+        LABELS: Class names in official order; `None` for a number. Per configuration: override [`label_names`].
+        LABEL_RANGE: Smallest and largest value of a number.
+        COLUMNS: Further columns of the rows and their types.
+        MEDIA: Modalities whose files [`media_of`] finds, e.g. `("audio", "video")`.
+        COUNTS: Verified rows per split; `REMEMBERED_COUNTS` only warn. Per configuration: override [`row_counts`].
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = MultimodalConfig
+    DEFAULT_WRITER_BATCH_SIZE = 32  # rows kept before they are written; a thousand rows of features are gigabytes
+
+    CITATION: ClassVar[str] = ""
+    HOMEPAGE: ClassVar[str] = ""
+    LICENSE: ClassVar[str] = ""
+    LABELS: ClassVar[Sequence[str] | None] = None
+    LABEL_RANGE: ClassVar[tuple[float, float] | None] = None
+    COLUMNS: ClassVar[Mapping[str, Any]] = {}
+    MEDIA: ClassVar[Sequence[str]] = ()
+    COUNTS: ClassVar[Mapping[str, int]] = {}
+    REMEMBERED_COUNTS: ClassVar[Mapping[str, int]] = {}
+
+    # ---- what a subclass defines
+
+    def read_tables(self) -> dict[str, list[Row]]:
+        """Rows per split without features: `id`, `text`, `label` and those of `COLUMNS`."""
+        raise NotImplementedError
+
+    def label_names(self) -> Sequence[str] | None:
+        """Class names in official order, `None` when the label is a number."""
+        return self.LABELS
+
+    def row_counts(self) -> Mapping[str, int]:
+        """Verified rows per split; another number is an error unless `strict_counts=False`."""
+        return self.COUNTS
+
+    def open_features(self) -> dict[str, FeatureFile]:
+        """Feature files that are in the folder, by modality; absent ones are left out."""
+        return {}
+
+    def features_of(self, row: Row) -> dict[str, Any]:
+        """Features of a row by modality, (T, D) float32 or `None`."""
+        return {modality: file.get(row["id"]) for modality, file in self.feature_files.items()}
+
+    def feature_widths(self) -> dict[str, int]:
+        """D by modality."""
+        return {modality: file.width for modality, file in self.feature_files.items()}
+
+    def has_media(self) -> bool:
+        """Whether the folder holds the media files."""
+        return False
+
+    def media_of(self, row: Row) -> dict[str, Path]:
+        """Path of a row's file by modality; files that do not exist become null and are counted."""
+        return {}
+
+    # ---- what the subclass can use
+
+    @property
+    def folder(self) -> Path:
+        """`data_dir`, which is never guessed."""
+        if self.config.data_dir is None:
+            raise ValueError(
+                f"give `data_dir`, the folder with the official files of {self.name}: nothing is downloaded."
+            )
+        return Path(self.config.data_dir)
+
+    @cached_property
+    def report(self) -> BuildReport:
+        """Counts of this build."""
+        return BuildReport(f"{self.name}/{self.config.name}")
+
+    @cached_property
+    def feature_files(self) -> dict[str, FeatureFile]:
+        """Open feature files by modality; empty when features are not wanted."""
+        if not self.config.wants("features", True):
+            return {}
+        files = self.open_features()
+        if not files and self.config.columns != "auto":
+            raise FileNotFoundError(
+                f"`columns` asks for features but {self.folder} holds no feature file of {self.name}."
+            )
+        return files
+
+    @cached_property
+    def media_modalities(self) -> tuple[str, ...]:
+        """Modalities with a `<modality>_path` column."""
+        found = bool(self.MEDIA) and self.config.wants("media", True) and self.has_media()
+        if not found and self.config.columns != "auto" and "media" in self.config.columns:
+            raise FileNotFoundError(f"`columns` asks for media but {self.folder} holds no media of {self.name}.")
+        return tuple(self.MEDIA) if found else ()
+
+    # ---- the interface of `datasets`
+
+    def _info(self) -> datasets.DatasetInfo:
+        columns: dict[str, Any] = {"id": datasets.Value("string")}
+        if self.config.wants("text", True):
+            columns["text"] = datasets.Value("string")
+        names = self.label_names()
+        columns["label"] = datasets.Value("float32") if names is None else datasets.ClassLabel(names=list(names))
+        for modality, width in self.feature_widths().items():
+            columns[f"{modality}_features"] = datasets.Array2D((None, width), "float32")
+        columns.update({f"{modality}_path": datasets.Value("string") for modality in self.media_modalities})
+        columns.update(self.COLUMNS)
+        return datasets.DatasetInfo(
+            description=(type(self).__doc__ or "").strip(),
+            features=datasets.Features(columns),
+            citation=self.CITATION,
+            homepage=self.HOMEPAGE,
+            license=self.LICENSE,
+        )
+
+    @cached_property
+    def tables(self) -> dict[str, list[Row]]:
+        """Checked rows per split."""
+        tables = self.read_tables()
+        checks.check_ids(tables)
+        names = self.label_names()
+        if names is not None:
+            checks.check_labels(tables, names)
+        elif self.LABEL_RANGE is not None:
+            checks.check_values(tables, *self.LABEL_RANGE)
+        found = {split: len(rows) for split, rows in tables.items()}
+        checks.check_counts(found, self.row_counts(), self.config.strict_counts, self.name)
+        checks.check_counts(found, self.REMEMBERED_COUNTS, False, self.name)
+        empty = [split for split, rows in tables.items() if not rows]
+        if empty:
+            raise DataError(f"{self.name}: the split {empty[0]} has no rows.")
+        log_shared_groups(self.report.name, shared_groups(tables, ("speaker", "dialogue_id")))
+        return tables
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in self.tables]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        self.report.begin(split)
+        plain = [name for name in self.info.features if name in ("id", "text", "label", *self.COLUMNS)]
+        for row in self.tables[split]:
+            example = {name: row[name] for name in plain}
+            example.update({f"{modality}_features": value for modality, value in self.features_of(row).items()})
+            if self.media_modalities:
+                example.update(self._media_columns(row))
+            self.report.row(row["label"])
+            yield row["id"], example
+        self.report.log(split)
+
+    def _media_columns(self, row: Row) -> dict[str, str | None]:
+        columns: dict[str, str | None] = {}
+        for modality, path in self.media_of(row).items():
+            there = path.is_file()
+            columns[f"{modality}_path"] = str(path) if there else None
+            if not there:
+                self.report.problem(f"{modality} file missing", row["id"])
+        return columns
