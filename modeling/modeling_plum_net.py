@@ -13,7 +13,7 @@ Representation Network", AAAI 2026. Equations are numbered as there; no public c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,12 +74,15 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
         base = self.base_model
         training, device = self.training, base.labeller.prototypes.device
         found = ClassSums(*base.labeller.prototypes.shape, device)
+        seen: list[tuple[Tensor, ...]] = []
         self.eval()
         for batch in logging.tqdm(dataloader, desc="prototypes", disable=not progress, leave=False):
-            inputs = {name: value.to(device) for name, value in batch.items()}
-            base.collect(found, inputs)
+            seen.append(base.collect(found, {name: value.to(device) for name, value in batch.items()}))
         self.train(training)
         base.labeller.set_from(found.reduce())
+        if self.config.prototype_schedule == "bank":
+            base.bank = base.new_bank()
+            base.bank.fill(seen)
 
     def on_stage_epoch_start(self, dataloader: Iterable[Mapping[str, Tensor]]) -> None:
         """Refresh the prototypes where the schedule says so, and count the epoch (for the warm-up of the labels)."""
@@ -245,37 +248,44 @@ class PlumNetModel(PlumNetPreTrainedModel):
         return torch.where(self.labeller.ready, self.labeller(raw)[1], assigned)
 
     @torch.no_grad()
-    def collect(self, found: ClassSums, inputs: Mapping[str, Tensor]) -> None:
-        """Add a batch with labels to the class sums, and to the bank where there is one."""
+    def collect(self, found: ClassSums, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Add a batch with labels to the class sums; returns what a bank stores of it, nothing without a bank."""
         encoded = self.encode(inputs, Recorder(False, False))
-        labels = inputs["labels"]
+        self._add(found, encoded, inputs["labels"])
+        if self.config.prototype_schedule != "bank":
+            return ()
+        return self._bank_rows(encoded, inputs["labels"], inputs.get("sample_index"))
+
+    def _add(self, found: ClassSums, encoded: EncodedModalities, labels: Tensor) -> None:
         classes = self.true_classes(labels)
         known = encoded.presence & (classes >= 0)[:, None]
         found.add(encoded.raw, self.assigned_classes(encoded.raw, classes), known, classes, labels.float())
-        if self.config.prototype_schedule == "bank":
-            self._store(encoded, labels, classes, inputs.get("sample_index"))
 
-    def _store(self, encoded: EncodedModalities, labels: Tensor, classes: Tensor, index: Tensor | None) -> None:
+    def _bank_rows(self, encoded: EncodedModalities, labels: Tensor, index: Tensor | None) -> tuple[Tensor, ...]:
         if index is None:
             raise ValueError("`prototype_schedule` is bank but `sample_index` is missing: number the training samples.")
-        if self.bank is None:
-            self.bank = FeatureBank(len(self.config.modalities), self.config.hidden_size, encoded.raw.device)
-        self.bank.store(index, encoded.raw.detach(), encoded.presence, classes, labels)
+        return index, encoded.raw.detach(), encoded.presence, self.true_classes(labels), labels
+
+    def new_bank(self) -> FeatureBank:
+        return FeatureBank(len(self.config.modalities), self.config.hidden_size, self.fusion.weight.device)
 
     @torch.no_grad()
     def follow(self, encoded: EncodedModalities, labels: Tensor, index: Tensor | None) -> None:
         """Move the prototypes with a training batch; schedules `bank` and `batch`."""
-        classes = self.true_classes(labels)
         found = ClassSums(*self.labeller.prototypes.shape, encoded.raw.device)
         if self.config.prototype_schedule == "batch":
-            known = encoded.presence & (classes >= 0)[:, None]
-            found.add(encoded.raw, self.assigned_classes(encoded.raw, classes), known, classes, labels.float())
+            self._add(found, encoded, labels)
             self.labeller.set_from(found.reduce())
             return
-        self._store(encoded, labels, classes, index)
+        if self.bank is None:
+            self.bank = self.new_bank()
         bank = self.bank
-        known = bank.present & (bank.classes >= 0)[:, None]
-        found.add(bank.rows, self.assigned_classes(bank.rows, bank.classes), known, bank.classes, bank.values)
+        bank.store(*self._bank_rows(encoded, labels, index))
+        kept = bank.classes >= 0
+        if kept.sum() < self.labeller.class_counts.sum():
+            return  # begun anew after an interruption: the stored prototypes know more samples
+        assigned = self.assigned_classes(bank.rows, bank.classes)
+        found.add(bank.rows, assigned, bank.present & kept[:, None], bank.classes, bank.values)
         self.labeller.set_from(found)  # the banks of all processes are equal: nothing to add up
 
     # ---- the whole ----------------------------------------------------------------------------------------------

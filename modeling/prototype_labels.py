@@ -88,8 +88,13 @@ class FeatureBank:
         self.classes = torch.zeros(0, dtype=torch.long, device=device)
         self.values = torch.zeros(0, device=device)
 
+    def fill(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """[`store`] all batches of a pass; processes need not have the same number of them."""
+        none = (self.classes[:0], self.rows[:0], self.present[:0], self.classes[:0], self.values[:0])
+        self.store(*(torch.cat(parts) for parts in zip(none, *batches, strict=True)))
+
     def store(self, index: Tensor, rows: Tensor, present: Tensor, classes: Tensor, values: Tensor) -> None:
-        """Keep the rows (B, M, d) of the samples `index` (B,); of all processes, so that all banks are equal."""
+        """Keep the rows (B, M, d) of the samples `index` (B,) of all processes, so that all banks are equal."""
         parts = [index + 1, rows.float(), present.long(), classes, values.float()]
         if world_size() > 1:
             parts = [gather_rows(part.contiguous())[0] for part in parts]
@@ -101,7 +106,7 @@ class FeatureBank:
             self.present = torch.cat([self.present, self.present.new_zeros(missing, self.present.shape[1])])
             self.classes = torch.cat([self.classes, self.classes.new_full((missing,), -1)])
             self.values = torch.cat([self.values, self.values.new_zeros(missing)])
-        self.rows[index], self.present[index] = rows, marks.bool()
+        self.rows[index], self.present[index] = rows, marks > 0
         self.classes[index], self.values[index] = classes, values
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from hf_mmintent.registration import model_class, processor_class
 
 from .checkpoints import last_complete_checkpoint
 from .run_config import RunConfig
+from .stages import train_in_stages
 from .trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
@@ -77,17 +80,20 @@ def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
     train, validation = splits[run.data.train_split], splits[run.data.validation_split]
     model, processor = build(run, train)
     set_seed(seed)  # what building consumed must not shift the order of the data
-    trainer = make_trainer(run, seed, folder, model, processor, train, validation)
-    start = last_complete_checkpoint(folder)
-    clock = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=str(start) if start else None)
-    seconds = time.perf_counter() - clock
+    train = _numbered(train, processor)
+
+    def trainer_for(place: Path, options: Mapping[str, Any]) -> MultimodalTrainer:
+        return make_trainer(run, seed, place, model, processor, train, validation, options)
+
+    if model.config.training_stages:
+        trainer, stages, seconds = _train_stages(run, model, folder, trainer_for)
+    else:
+        trainer, stages, seconds = _train_at_once(folder, trainer_for)
     scores = _plain_scores(trainer.evaluate())
     facts = {
         "model_type": run.model_type,
         "splits": {name: len(rows) for name, rows in splits.items()},
-        "epochs": round(result.metrics["epoch"], 2),
-        "best_step": trainer.state.best_global_step,
+        **stages,
         "processes": trainer.accelerator.num_processes,
         "mixed_precision": trainer.accelerator.mixed_precision,
     }
@@ -96,6 +102,37 @@ def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
         _save(trained, model, processor, settings)
     trainer.accelerator.wait_for_everyone()
     return trained
+
+
+def _train_at_once(
+    folder: Path, trainer_for: Callable[[Path, Mapping[str, Any]], MultimodalTrainer]
+) -> tuple[MultimodalTrainer, dict[str, Any], float]:
+    trainer = trainer_for(folder, {})
+    start = last_complete_checkpoint(folder)
+    clock = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=str(start) if start else None)
+    facts = {"epochs": round(result.metrics["epoch"], 2), "best_step": trainer.state.best_global_step}
+    return trainer, facts, time.perf_counter() - clock
+
+
+def _train_stages(
+    run: RunConfig,
+    model: PreTrainedModel,
+    folder: Path,
+    trainer_for: Callable[[Path, Mapping[str, Any]], MultimodalTrainer],
+) -> tuple[MultimodalTrainer, dict[str, Any], float]:
+    if "num_train_epochs" in run.training:
+        raise ValueError(
+            f"`training.num_train_epochs` is {run.training['num_train_epochs']} but {type(model).__name__} trains in the "
+            f"stages {[tuple(stage)[:2] for stage in model.config.training_stages]}: set the epochs in `config.stages`."
+        )
+    trainer, stages = train_in_stages(model, folder, trainer_for)
+    facts = {
+        "epochs": round(sum(stage.epochs for stage in stages), 2),
+        "best_step": stages[-1].best_step,
+        "stages": [dataclasses.asdict(stage) for stage in stages],
+    }
+    return trainer, facts, sum(stage.seconds for stage in stages)
 
 
 # ---- data and model ----------------------------------------------------------------------------------------------
@@ -134,6 +171,13 @@ def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMix
     return model, processor
 
 
+def _numbered(rows: Dataset, processor: ProcessorMixin) -> Dataset:
+    """With the position of every row, for a processor that passes it on."""
+    if "sample_index" not in processor.extra_columns or "sample_index" in rows.column_names:
+        return rows
+    return rows.add_column("sample_index", list(range(len(rows))))
+
+
 def label_fields(rows: Dataset) -> dict[str, Any]:
     """Config fields that the label column decides."""
     feature = rows.features["label"]
@@ -165,8 +209,9 @@ def make_trainer(
     processor: ProcessorMixin,
     train: Dataset,
     validation: Dataset,
+    options: Mapping[str, Any] | None = None,
 ) -> MultimodalTrainer:
-    """The trainer of a run: every epoch is scored and saved, the best one is kept."""
+    """The trainer of a run: every epoch is scored and saved, the best one is kept; `options` override the run's own."""
     regression = model.config.problem_type == "regression"
     defaults: dict[str, Any] = {
         "eval_strategy": "epoch",
@@ -175,14 +220,16 @@ def make_trainer(
         "metric_for_best_model": "mae" if regression else "f1_weighted",
         "greater_is_better": not regression,
         "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,  # the patience already used up
         "logging_strategy": "steps",
         "logging_steps": 10,
         "report_to": "none",
         "dataloader_pin_memory": False,
     }
-    arguments = TrainingArguments(
-        **{**defaults, **run.training, "output_dir": str(folder), "seed": seed, "remove_unused_columns": False}
-    )
+    fixed = {"output_dir": str(folder), "seed": seed, "remove_unused_columns": False}
+    arguments = TrainingArguments(**{**defaults, **run.training, **(options or {}), **fixed})
+    if arguments.train_sampling_strategy == "group_by_length":
+        train = train.add_column(arguments.length_column_name, [len((text or "").split()) for text in train["text"]])
     counts = None if regression else _label_counts(train)
     patience = run.early_stopping_patience
     return MultimodalTrainer(
@@ -213,7 +260,7 @@ def _label_counts(rows: Dataset) -> dict[str, int]:
 
 def _plain_scores(metrics: dict[str, float]) -> dict[str, float]:
     """Validation scores without the trainer's prefix and timings."""
-    skipped = ("runtime", "samples_per_second", "steps_per_second", "epoch")
+    skipped = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
     return {name: value for name, value in plain.items() if name not in skipped}
 
