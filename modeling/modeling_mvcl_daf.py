@@ -297,10 +297,14 @@ class MvclDafModel(MvclDafPreTrainedModel):
         wide = dict(sources)
         if self.coarse_encoder is not None and projected:
             wide["coarse"] = self.coarse_encoder(text_states, mask, projected, recorder)  # Eq. (3)
-        # The head reads the first position of M_cf: in training nothing else of it is computed, unless it is also M_f.
-        first_only = self.training and self.coarse_encoder is not None
+        # Of M_cf the head may read the first position only: training then computes no other, unless it is also M_f.
+        first_only = self.training and self.coarse_encoder is not None and self.config.pooling == "first"
         fused, weights = self.fusion(text_states, mask, wide, first_only)  # M_cf
-        embeddings = torch.tanh(self.pooler(fused[:, 0]))  # "decoder with BERT pooling", section 2.1
+        pooled, pooled_weights = fused[:, 0], weights[:, 0]  # "decoder with BERT pooling", section 2.1
+        if self.config.pooling == "mean":
+            read = mask & ~slots
+            pooled, pooled_weights = masked_mean(fused, read), masked_mean(weights, read)
+        embeddings = torch.tanh(self.pooler(pooled))
 
         views = presence = None
         if output_views:
@@ -310,7 +314,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
             views, presence = self.views(text_states, projected, fine, labelled, slots, mask, has_text)
         return MvclDafModelOutput(
             embeddings=embeddings,
-            modality_weights=weights[:, 0],
+            modality_weights=pooled_weights,
             token_modality_weights=None if first_only else weights,
             view_embeddings=views,
             view_presence=presence,
