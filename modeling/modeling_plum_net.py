@@ -185,12 +185,14 @@ class PlumNetModel(PlumNetPreTrainedModel):
         return {name: item for name, item in found.items() if item is not None}
 
     def encode_text(self, text: ModalityInput, token_type_ids: Tensor | None, recorder: Recorder) -> Tensor:
-        """F_text (B, L, d); rows without text run on padding and are switched off later."""
+        """F_text (B, L, d); rows without text run on one padding token and are switched off later."""
+        seen = text.mask.clone()
+        seen[:, 0] |= ~text.present
         ids = text.states.masked_fill(~text.mask, getattr(self.config.text_config, "pad_token_id", None) or 0)
         out = run_text_backbone(
             self.text_model,
             ids,
-            text.mask | ~text.present[:, None],
+            seen,
             token_type_ids,
             output_hidden_states=recorder.hidden_states is not None,
             output_attentions=recorder.attentions is not None,
