@@ -6,9 +6,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
+
+from .library import evaluate
 
 Scores = dict[str, float]
 """One number per key. The key carries the averaging; an undefined value is NaN; `n` is the number of samples."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 
 from .base import LocalMetric, Scores, check_same_length
 from .bertscore import BertScorer
 from .intent import mean_or_nan
+from .library import evaluate
 from .text_overlap import (
     ROUGE_BETA,
     TOKENIZATION,

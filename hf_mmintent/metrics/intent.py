@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from .base import LocalMetric, Scores, TrainCounts, check_same_length, class_ids, counts_by_class
+from .library import evaluate
 
 VERSION = "1"
 INTENT_KEYS = ("accuracy", "f1_weighted", "precision_weighted", "recall_macro", "f1_macro", "precision_macro")

@@ -9,7 +9,6 @@ cross-entropy loss and yet thresholds sigmoids of the logits; we keep that for c
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
@@ -17,6 +16,7 @@ from sklearn.metrics import auc, f1_score, precision_recall_curve, roc_auc_score
 
 from .base import LocalMetric, Scores, TrainCounts, check_same_length, class_ids, counts_by_class, finite_floats
 from .intent import intent_scores, mean_or_nan
+from .library import evaluate
 
 VERSION = "1"
 OID_KEYS = ("oid_acc", "f1_known", "f1_open", "oid_f1")

@@ -8,12 +8,12 @@ exactly 0 (y > 0 against p > 0). Three definitions of 7-class accuracy are in ci
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .base import LocalMetric, Scores, check_same_length, finite_floats
 from .intent import intent_scores, mean_or_nan
+from .library import evaluate
 
 VERSION = "1"
 REGRESSION_KEYS = ("mae", "corr", "acc7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0")
