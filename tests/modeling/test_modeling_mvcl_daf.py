@@ -338,6 +338,44 @@ def test_token_weights_sum_to_one_where_a_source_is() -> None:
     torch.testing.assert_close(out.modality_weights, weights[:, 0])
 
 
+def test_views_are_means_over_the_label_slots() -> None:
+    """h_tm, h_v, h_a, h_f, h_tl; a sample without slots is read at all its tokens."""
+    model, batch = TESTER.model(separate_label_encoder=True).model, TESTER.inputs(training=True)
+    del batch["labels"]
+    batch["label_slot_mask"][3] = 0
+    streams: dict[str, Tensor] = {}
+    parts = {
+        "text": model.text_model,
+        "labelled": model.label_text_model,
+        "video": model.projections["video"],
+        "audio": model.projections["audio"],
+        "fused": model.fine_fusion,
+    }
+    for name, module in parts.items():
+        module.register_forward_hook(lambda module, args, out, name=name: streams.update({name: out}))
+    with torch.no_grad():
+        out = model(**batch, output_views=True)
+    streams = {name: value if isinstance(value, Tensor) else value[0] for name, value in streams.items()}
+    assert set(out.view_embeddings) == set(parts)
+    for name, view in out.view_embeddings.items():
+        for row in range(4):
+            read = batch["label_slot_mask"][row] if row < 3 else batch["attention_mask"][row]
+            torch.testing.assert_close(view[row], streams[name][row, read.bool()].mean(0), msg=f"{name} {row}")
+    inferred = model(**{name: value for name, value in batch.items() if name != "label_slot_mask"}, output_views=True)
+    for name, view in inferred.view_embeddings.items():  # the mask tokens themselves say where the slots are
+        torch.testing.assert_close(view[:3], out.view_embeddings[name][:3])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_fine_fusion_does_not_see_the_coarse_sequence(share: bool) -> None:
+    model, seen = TESTER.model(daf_share_weights=share).model, []
+    for module in {model.fusion, model.fine_fusion or model.fusion}:
+        module.register_forward_hook(lambda module, args, out: seen.append(set(args[2])))
+    with torch.no_grad():
+        model(**TESTER.inputs(), output_views=True)
+    assert seen == [{"video", "audio", "coarse"}, {"video", "audio"}]
+
+
 def test_hidden_states_are_those_of_the_samples() -> None:
     """Also in training, where the labelled view shares the text encoder's pass."""
     model = still_model()
