@@ -136,9 +136,9 @@ class PlumNetConfig(MultimodalConfig):
         unknown = set(self.modalities) - {"text", "audio", "video"}
         if unknown:
             raise ValueError(f"`modalities` names {sorted(unknown)}: PLUM-Net takes text, audio and video.")
-        for stage in MultimodalConfig.training_stages.fget(self):  # also those that the reduced model leaves out
-            if stage.name not in ("alignment", "refinement", "joint"):
-                raise ValueError(f"`stages` names {stage.name!r}: PLUM-Net has alignment, refinement and joint.")
+        for name, *_ in self.stages:
+            if name not in ("alignment", "refinement", "joint"):
+                raise ValueError(f"`stages` names {name!r}: PLUM-Net has alignment, refinement and joint.")
 
     def validate_widths(self) -> None:
         for name in ("encoder_heads", "tfb_heads", "prm_heads"):
