@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
 from transformers.processing_utils import ProcessorMixin
@@ -225,6 +226,7 @@ def make_trainer(
         "logging_steps": 10,
         "report_to": "none",
         "dataloader_pin_memory": False,
+        "use_cpu": not torch.accelerator.is_available(),  # else bf16 is refused where there is no accelerator
     }
     fixed = {"output_dir": str(folder), "seed": seed, "remove_unused_columns": False}
     arguments = TrainingArguments(**{**defaults, **run.training, **(options or {}), **fixed})
