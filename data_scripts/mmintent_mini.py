@@ -38,8 +38,6 @@ from typing import Any
 
 import datasets
 
-import hf_mmintent.data_scripts
-
 LABELS = ("Complain", "Praise", "Criticize", "Taunt", "Joke", "Comfort", "Inform", "Prevent")  # MIntRec's order
 SPLITS = ("train", "validation", "test")
 EXPLANATIONS = (
@@ -56,7 +54,7 @@ REQUIRED = ("id", "split", "clip", "text", "label", "speaker", *EXPLANATIONS)
 
 def packaged_folder() -> Path:
     """Folder of the clips that come with the package."""
-    return Path(str(resources.files(hf_mmintent.data_scripts) / "mini_clips"))
+    return Path(str(resources.files("hf_mmintent.data_scripts") / "mini_clips"))
 
 
 def read_rows(folder: str | Path) -> list[dict[str, Any]]:
