@@ -1,0 +1,299 @@
+"""One benchmark run and its table."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from hf_mmintent.benchmark.measures import (
+    autocast,
+    batch_invariance,
+    count_flops,
+    interleaved,
+    make_clock,
+    peak_memory,
+    ratios,
+    summary,
+    text_batch,
+    text_step,
+    training_step,
+)
+from hf_mmintent.benchmark.shapes import LENGTHS, shape_named
+from hf_mmintent.benchmark.subject import Subject
+
+
+@dataclass
+class BenchmarkConfig:
+    """
+    Args:
+        model_type: architecture.
+        shapes: key of `SHAPES`.
+        batch_size: in place of that of the shape.
+        text: size of the text encoder; `text_backbone` is a pretrained one instead.
+        overrides: fields of the architecture's config.
+        auto_class: which head.
+        lengths: key of `LENGTHS`: also time batches with real text lengths, padded to their own longest.
+        threads: of torch on CPU; `None` leaves them.
+        dtype: "fp32", or "bf16" for mixed precision.
+        device: "cpu", "cuda" or "auto".
+        clock: "wall" or "cpu".
+        repeats: timed rounds.
+        seed: of weights and data.
+    """
+
+    model_type: str
+    shapes: str = "mintrec"
+    batch_size: int | None = None
+    text: str = "minilm"
+    text_backbone: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    auto_class: str = "AutoModelForSequenceClassification"
+    lengths: str | None = None
+    threads: int | None = None
+    dtype: str = "fp32"
+    device: str = "auto"
+    clock: str = "wall"
+    repeats: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lengths is not None and self.lengths not in LENGTHS:
+            raise ValueError(f"there are no lengths {self.lengths!r}: known are {sorted(LENGTHS)}.")
+        for name, allowed in (
+            ("dtype", ("fp32", "bf16")),
+            ("clock", ("wall", "cpu")),
+            ("device", ("auto", "cpu", "cuda")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {list(allowed)}.")
+        if self.repeats < 1:
+            raise ValueError(f"`repeats` is {self.repeats}: at least 1.")
+
+
+def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """
+    Measure one model.
+
+    Returns:
+        Plain containers: parameters, FLOPs, timings in milliseconds, ratios, memory in bytes, batch invariance, and the
+        environment that made them. What the architecture does not have is `None`.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    shape = shape_named(config.shapes)
+    if config.batch_size is not None:
+        shape = type(shape)(config.batch_size, shape.text, shape.features, shape.num_labels)
+    subject = Subject.build(
+        config.model_type,
+        shape,
+        config.text,
+        config.text_backbone,
+        config.overrides,
+        config.auto_class,
+        config.seed,
+    )
+    report: dict[str, Any] = {
+        "settings": {**vars(config), "batch_size": shape.batch_size, "text_length": shape.text},
+        "environment": environment(device),
+        "parameters": parameters(subject),
+        "flops": flops(subject, config),
+    }
+    subject.model.to(device)
+    # Before training: memory that training frees stays with the process and would hide what inference needs.
+    report["inference"] = inference(subject, config, device)
+    report |= training(subject, config, device)
+    report["batch_invariance"] = batch_invariance(subject, np.random.default_rng(config.seed + 1), device)
+    report["environment"]["load_after"] = os.getloadavg()[0]
+    return report
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, processor, threads and load."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+        ).splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else (models or [platform.machine()])[0],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def parameters(subject: Subject) -> dict[str, int | None]:
+    """Number of parameters of the whole model, of those that train, and of the text encoder."""
+    text = subject.text_model
+    return {
+        "total": sum(p.numel() for p in subject.model.parameters()),
+        "trainable": sum(p.numel() for p in subject.model.parameters() if p.requires_grad),
+        "text_encoder": None if text is None else sum(p.numel() for p in text.parameters()),
+    }
+
+
+def flops(subject: Subject, config: BenchmarkConfig) -> dict[str, float | None]:
+    """Counted operations: of one sample at inference, and per sample of a training step and of its text passes."""
+    generator = np.random.default_rng(config.seed)
+    model, size = subject.model, 2  # per sample they do not depend on the batch, but losses want a second sample
+    batch = subject.batch(subject.rows(generator, size), training=True)
+    alone = subject.batch(subject.rows(generator, 1), training=False)
+    text = subject.text_model
+    with torch.no_grad():
+        forward = count_flops(model.eval(), lambda: model(**alone))
+    step = count_flops(model.train(), lambda: training_step(model, batch)) / size
+    passes = None
+    if text is not None and subject.words:
+        passes = count_flops(model, lambda: text_step(text, text_batch(batch), torch.device("cpu"))) / size
+    model.zero_grad(set_to_none=True)
+    return {
+        "inference_per_sample": forward,
+        "training_per_sample": step,
+        "text_passes_per_sample": passes,
+        "training_over_text": None if passes is None else step / passes,
+    }
+
+
+def training(subject: Subject, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
+    """Timings of the step, of its text passes, of the optimizer and, on request, of steps with real text lengths."""
+    model, dtype = subject.model.train(), config.dtype
+    generator = np.random.default_rng(config.seed)
+    batch = subject.batch(subject.rows(generator), True, device)
+    memory, what = peak_memory(lambda: training_step(model, batch, dtype), device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer.step()  # makes its state, which is no part of a later step
+
+    works: dict[str, Any] = {"step": [lambda: training_step(model, batch, dtype)]}
+    text = subject.text_model
+    if text is not None and subject.words:
+        rows = text_batch(batch)
+        works["text"] = [lambda: text_step(text, rows, device, dtype)]
+    longest: list[int] = []
+    if config.lengths is not None and subject.words:
+        real = [
+            subject.batch(subject.rows(generator, wordpieces=LENGTHS[config.lengths]), True, device)
+            for _ in range(min(config.repeats, 8))
+        ]
+        longest = [found["input_ids"].shape[1] for found in real]
+        works["step_lengths"] = [lambda found=found: training_step(model, found, dtype) for found in real]
+    clock = make_clock(config.clock, device)
+    times = interleaved(works, config.repeats, clock, before=lambda: model.zero_grad(set_to_none=True))
+    training_step(model, batch, dtype)  # gradients for the optimizer
+    times |= interleaved({"optimizer": [optimizer.step]}, config.repeats, clock)
+    model.zero_grad(set_to_none=True)
+
+    size = subject.shape.batch_size
+    found: dict[str, Any] = {
+        "text_views": sum(name.endswith("input_ids") for name in batch),
+        "training": {name: summary(values) for name, values in times.items()},
+        "samples_per_second": 1e3
+        * size
+        / (summary(times["step"])["median_ms"] + summary(times["optimizer"])["median_ms"]),
+        "step_over_text": ratios(times["step"], times["text"]) if "text" in times else None,
+        "lengths": None,
+        "peak_memory": {"training_step": memory, "what": what},
+    }
+    if longest:
+        # Batches differ in length: only means over all of them compare with the full length.
+        found["lengths"] = {
+            "distribution": config.lengths,
+            "text_lengths": longest,
+            "over_padded": summary(times["step_lengths"])["mean_ms"] / summary(times["step"])["mean_ms"],
+            "samples_per_second": 1e3
+            * size
+            / (summary(times["step_lengths"])["mean_ms"] + summary(times["optimizer"])["mean_ms"]),
+        }
+    return found
+
+
+def inference(subject: Subject, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
+    """Latency of one sample, throughput of a batch."""
+    model, generator = subject.model.eval(), np.random.default_rng(config.seed)
+    one = subject.batch(subject.rows(generator, 1), False, device)
+    many = subject.batch(subject.rows(generator), False, device)
+
+    def forward(inputs: dict[str, Any]) -> None:
+        with torch.inference_mode(), autocast(device, config.dtype):
+            model(**inputs)
+
+    memory, _ = peak_memory(lambda: forward(many), device)
+    works = {"batch_1": [lambda: forward(one)], "full_batch": [lambda: forward(many)]}
+    times = interleaved(works, config.repeats, make_clock(config.clock, device))
+    return {
+        "batch_1": summary(times["batch_1"]),
+        "full_batch": summary(times["full_batch"]),
+        "samples_per_second": 1e3 * subject.shape.batch_size / summary(times["full_batch"])["median_ms"],
+        "peak_memory": memory,
+    }
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as lines of text."""
+    settings, where = report["settings"], report["environment"]
+    numbers, counted, step = report["parameters"], report["flops"], report["training"]
+
+    def line(name: str, values: dict[str, float]) -> str:
+        return f"  {name:<24}{values['median_ms']:>10.1f} ms median {values['min_ms']:>10.1f} min {values['max_ms']:>10.1f} max"
+
+    def mega(value: int | None) -> str:
+        return "n/a" if value is None else f"{value / 2**20:.0f} MiB"
+
+    def giga(value: float | None) -> str:
+        return "n/a" if value is None else f"{value / 1e9:.2f} GFLOPs"
+
+    text = numbers["text_encoder"]
+    memory = report["peak_memory"]
+    lines = [
+        f"{settings['model_type']}, shapes {settings['shapes']}: batch {settings['batch_size']}, text "
+        f"{settings['text_length']}, {settings['dtype']}, {settings['clock']} clock, {settings['repeats']} rounds",
+        f"{where['device']}, {where['threads']} of {where['cores']} threads, load {where['load_before']:.1f} before and "
+        f"{where['load_after']:.1f} after, torch {where['torch']}, transformers {where['transformers']}",
+        f"parameters                {numbers['total'] / 1e6:.2f} M, text encoder "
+        + ("n/a" if text is None else f"{text / 1e6:.2f} M"),
+        f"FLOPs per sample          inference {giga(counted['inference_per_sample'])}, training step "
+        f"{giga(counted['training_per_sample'])}, text passes {giga(counted['text_passes_per_sample'])}",
+        "training (forward and backward)",
+        *(line(name.replace("_", ", real "), values) for name, values in step.items()),
+        f"samples per second        {report['samples_per_second']:.1f} with the optimizer",
+    ]
+    ratio = report["step_over_text"]
+    if ratio is None:
+        lines.append("step / text passes        n/a: the architecture or the run has no text encoder")
+    else:
+        lines.append(
+            f"step / text passes        {ratio['of_medians']:.3f} of medians, {ratio['of_minima']:.3f} of minima, "
+            f"{ratio['median_of_pairs']:.3f} of pairs, {counted['training_over_text']:.3f} in FLOPs "
+            f"({report['text_views']} text views)"
+        )
+    real = report["lengths"]
+    if real is not None:
+        lines.append(
+            f"real lengths / padded     {real['over_padded']:.3f} ({real['distribution']}, batches of "
+            f"{min(real['text_lengths'])} to {max(real['text_lengths'])} tokens, {real['samples_per_second']:.1f} samples/s)"
+        )
+    out, moved = report["inference"], report["batch_invariance"]
+    lines += [
+        "inference",
+        line("batch of 1", out["batch_1"]),
+        line(f"batch of {settings['batch_size']}", out["full_batch"]),
+        f"samples per second        {out['samples_per_second']:.1f}",
+        f"peak memory               training step {mega(memory['training_step'])}, inference {mega(out['peak_memory'])} "
+        f"({memory['what']})",
+        f"batch invariance          logits move by {moved['max_difference']:.1e} at most, the largest is "
+        f"{moved['max_logit']:.2f}",
+    ]
+    return "\n".join(lines)

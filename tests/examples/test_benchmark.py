@@ -1,0 +1,238 @@
+"""The benchmark: what it reports for every architecture, and that its figures mean what they say. No times are compared."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_mmintent.benchmark import LENGTHS, SHAPES, BenchmarkConfig, Shape, Subject, format_report, run_benchmark
+from hf_mmintent.benchmark import shapes as shapes_module
+from hf_mmintent.benchmark.measures import (
+    batch_invariance,
+    count_flops,
+    interleaved,
+    make_clock,
+    peak_memory,
+    ratios,
+    summary,
+    text_batch,
+)
+from hf_mmintent.registration import ARCHITECTURES
+
+CLASSIFIERS = [
+    base.config_class.model_type
+    for base, processor in ARCHITECTURES
+    if processor is not None and "AutoModelForSequenceClassification" in base._auto_map
+]
+TINY = Shape(4, 12, {"audio": (6, 5), "video": (5, 8)}, 3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(shapes_module.SHAPES, "tiny", TINY)
+    return "tiny"
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.build("mvcl_daf", TINY, text="tiny", overrides={"visual_layers": 1})
+
+
+@pytest.mark.parametrize("model_type", CLASSIFIERS)
+def test_every_architecture_is_measured(model_type: str, tiny_shape: str) -> None:
+    config = BenchmarkConfig(model_type, tiny_shape, text="tiny", lengths="mintrec", device="cpu", repeats=2)
+    report = run_benchmark(config)
+    assert {"settings", "environment", "parameters", "flops", "training", "inference", "batch_invariance"} <= set(
+        report
+    )
+    assert {"peak_memory", "samples_per_second", "step_over_text", "lengths", "text_views"} <= set(report)
+    assert set(report["training"]) == {"step", "text", "step_lengths", "optimizer"}
+    flops = report["flops"]
+    assert flops["training_per_sample"] > flops["inference_per_sample"] > 0
+    assert flops["training_per_sample"] > flops["text_passes_per_sample"] > 0
+    assert 0 < report["parameters"]["text_encoder"] < report["parameters"]["total"]
+    assert report["batch_invariance"]["max_difference"] <= 1e-5
+    assert report["batch_invariance"]["max_logit"] > 0
+    assert max(report["lengths"]["text_lengths"]) <= TINY.text
+    assert all(value > 0 for value in report["step_over_text"].values())
+    json.dumps(report)  # plain containers
+    assert "step / text passes" in format_report(report)
+
+
+def test_the_script_prints_and_writes_its_report(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    command = (
+        "mvcl_daf --shapes mini --text tiny --batch_size 2 --repeats 1 --dtype bf16 --device cpu --set visual_layers=1"
+    )
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *command.split(), "daf_max_depth=2", "--json", str(path)])
+    runpy.run_path(str(root / "examples" / "benchmark.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    for name in (
+        "parameters",
+        "FLOPs per sample",
+        "step / text passes",
+        "batch of 1",
+        "peak memory",
+        "batch invariance",
+    ):
+        assert name in printed
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert report["settings"]["overrides"] == {"visual_layers": 1, "daf_max_depth": 2}
+    assert report["settings"]["batch_size"] == 2 and report["lengths"] is None
+    assert report["text_views"] == 2
+
+
+def test_the_script_refuses_a_setting_without_value(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "mvcl_daf", "--set", "visual_layers"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(root / "examples" / "benchmark.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"shapes": "mintrek"}, "no shape 'mintrek'"),
+        ({"lengths": "mosi"}, "no lengths 'mosi'"),
+        ({"text": "huge"}, "no text size 'huge'"),
+        ({"dtype": "fp16"}, "`dtype` is 'fp16'"),
+        ({"repeats": 0}, "`repeats` is 0"),
+        ({"overrides": {"visual_layer": 1}}, "visual_layers"),
+        ({"model_type": "nothing"}, "no architecture 'nothing'"),
+        ({"auto_class": "AutoModelForCTC"}, "has no AutoModelForCTC"),
+    ],
+)
+def test_what_is_unknown_is_named(field: dict[str, Any], message: str) -> None:
+    settings = {"model_type": "mvcl_daf", "shapes": "mini", "text": "tiny", "device": "cpu", **field}
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(BenchmarkConfig(**settings))
+
+
+def test_a_pretrained_text_encoder_and_its_own_tokenizer(tmp_path: Path, tiny_shape: str) -> None:
+    from hf_mmintent.benchmark.subject import _text_parts
+
+    model, tokenizer = _text_parts("tiny", None)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    built = Subject.build("mvcl_daf", TINY, text_backbone=str(tmp_path))
+    weight = built.model.base_model.text_model.get_input_embeddings().weight
+    assert torch.equal(weight, model.get_input_embeddings().weight)
+    batch = built.batch(built.rows(np.random.default_rng(0)), training=True)
+    assert batch["input_ids"].shape == (4, 12) and bool(batch["attention_mask"].all())
+
+
+# ---- the parts -----------------------------------------------------------------------------------------------------
+
+
+def test_text_lengths_are_those_of_mintrec() -> None:
+    counts = LENGTHS["mintrec"]
+    lengths = np.repeat(list(counts), list(counts.values())) + 6  # two specials and four label slots
+    assert len(lengths) == 2224
+    assert lengths.mean() == pytest.approx(16.2, abs=0.05)
+    assert lengths.max() <= SHAPES["mintrec"].text
+    generator = np.random.default_rng(0)
+    longest = [generator.choice(lengths, 32, replace=False).max() for _ in range(500)]
+    assert np.mean(longest) == pytest.approx(29, abs=0.5)
+
+
+def test_batches_have_the_size_of_the_shape(subject: Subject) -> None:
+    generator = np.random.default_rng(0)
+    full = subject.batch(subject.rows(generator), training=True)
+    assert full["input_ids"].shape == full["labelled_input_ids"].shape == (4, 12)
+    assert full["audio_features"].shape == (4, 6, 5) and full["video_features"].shape == (4, 5, 8)
+    assert all(bool(full[name].all()) for name in full if name.endswith("attention_mask"))
+    assert text_batch(full)["input_ids"].shape == (8, 12)
+    drawn = subject.batch(subject.rows(generator, wordpieces={1: 1}), training=False)
+    assert drawn["input_ids"].shape[1] == 1 + subject.text_overhead == 7
+    assert "labels" not in drawn and "labelled_input_ids" not in drawn
+    ragged = subject.rows(generator, batch_size=50, ragged=True)
+    assert len({len(row["audio_features"]) for row in ragged}) == 6
+
+
+def test_regression_has_float_labels() -> None:
+    shape = Shape(3, 12, {"audio": (6, 5)}, 1)
+    settings = {"modalities": ("text", "audio"), "contrastive_loss_weight": 0, "prototype_loss_weight": 0}
+    built = Subject.build("mvcl_daf", shape, text="tiny", overrides=settings)
+    batch = built.batch(built.rows(np.random.default_rng(0)), training=True)
+    assert batch["labels"].dtype == torch.float32 and "video_features" not in batch
+
+
+def test_works_take_turns_and_the_first_round_is_not_counted() -> None:
+    done: list[str] = []
+    now = iter(range(1000))
+    works = {
+        "a": [lambda: done.append("a")],
+        "b": [lambda: done.append("b0"), lambda: done.append("b1")],
+    }
+    times = interleaved(works, 3, lambda: float(next(now)), before=lambda: done.append("|"))
+    assert "".join(done) == "|a|b1|a|b0|a|b1|a|b0"
+    assert times == {"a": [1.0] * 3, "b": [1.0] * 3}
+
+
+def test_summary_and_ratios() -> None:
+    assert summary([0.001, 0.004, 0.002]) == pytest.approx(
+        {"min_ms": 1.0, "median_ms": 2.0, "mean_ms": 7 / 3, "max_ms": 4.0}
+    )
+    found = ratios([3.0, 4.0, 8.0], [2.0, 1.0, 4.0])
+    assert found == {"of_medians": 2.0, "of_minima": 3.0, "median_of_pairs": 2.0}
+
+
+def test_flops_see_attention_and_recurrence() -> None:
+    class Parts(nn.Module):
+        """A linear layer 6 -> 5 and an LSTM 5 -> 4, with the two members that the counter needs of a model."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.lstm = nn.Linear(6, 5), nn.LSTM(5, 4, batch_first=True)
+            self.config = type("Config", (), {"_attn_implementation": "sdpa"})()
+
+        def set_attn_implementation(self, name: str) -> None:
+            self.config._attn_implementation = name
+
+    model, states = Parts(), torch.randn(2, 3, 6)
+    before = torch.backends.mkldnn.enabled
+    with torch.no_grad():
+        counted = count_flops(model, lambda: model.lstm(model.linear(states)))
+    assert counted == 2 * (2 * 3) * (6 * 5 + 5 * 16 + 4 * 16)
+    assert model.config._attn_implementation == "sdpa" and torch.backends.mkldnn.enabled == before
+
+
+def test_peak_memory_sees_what_is_freed_again() -> None:
+    def work() -> None:
+        torch.ones(24 * 2**20).sum()  # 96 MiB
+
+    found, what = peak_memory(work, CPU)
+    if found is None:
+        pytest.skip(what)
+    assert 80 * 2**20 < found < 300 * 2**20
+
+
+def test_batch_invariance_finds_a_model_that_mixes_samples(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = batch_invariance(subject, np.random.default_rng(0), CPU)["max_difference"]
+    forward = subject.model.forward
+
+    def leaky(**inputs: torch.Tensor) -> Any:
+        out = forward(**inputs)
+        out.logits = out.logits + 1e-3 * (out.logits.mean(0) + inputs["input_ids"].shape[1])
+        return out
+
+    monkeypatch.setattr(subject.model, "forward", leaky)
+    assert honest <= 1e-5 < batch_invariance(subject, np.random.default_rng(0), CPU)["max_difference"]
+
+
+@pytest.mark.parametrize("kind", ["wall", "cpu"])
+def test_clocks_run_forward(kind: str) -> None:
+    clock = make_clock(kind, CPU)
+    first = clock()
+    torch.ones(1000).sum()
+    assert clock() >= first
