@@ -246,6 +246,7 @@ def make_trainer(
             modality_dropout=run.modality_dropout,
             drop_modalities=tuple(run.data.drop_modalities),
             seed=seed,
+            ignore_columns=(arguments.length_column_name,),
         ),
         eval_collator=MultimodalCollator(processor, drop_modalities=tuple(run.data.drop_modalities)),
         compute_metrics=build_compute_metrics(model.config.problem_type, processor.label_names, counts),

@@ -55,6 +55,10 @@ class MultimodalTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return self._with_eval_collator(super().get_test_dataloader, test_dataset)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # In order: the library would sort evaluation rows by length too, and needs a length column for it.
+        return None
+
     def _with_eval_collator(self, make: Any, dataset: Any) -> DataLoader:
         if self.eval_collator is None:
             return make(dataset)
