@@ -92,12 +92,12 @@ class CmuMosi(MultimodalBuilder):
         return self._utterances() if self.per_utterance else {split: self.mmsa.rows(split) for split in SPLITS}
 
     def feature_widths(self) -> dict[str, int]:
-        if self.per_utterance or not self.config.wants("features", True):
+        if self.per_utterance or not self.config.wants("features"):
             return super().feature_widths()
         return self.mmsa.widths
 
     def features_of(self, row: Row) -> dict[str, Any]:
-        if self.per_utterance or not self.config.wants("features", True):
+        if self.per_utterance or not self.config.wants("features"):
             return super().features_of(row)
         return self.mmsa.features(row)
 

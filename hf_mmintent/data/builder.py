@@ -36,17 +36,19 @@ class MultimodalConfig(datasets.BuilderConfig):
     trust_pickle: bool = False
     strict_counts: bool = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wanted = [self.columns] if isinstance(self.columns, str) else list(self.columns)
-        unknown = [name for name in wanted if name not in COLUMN_GROUPS and wanted != ["auto"]]
-        if unknown or not wanted:
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """The groups that were named, `None` for "auto". Checked here since `datasets` sets fields after `__init__`."""
+        named = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
+        if named == ("auto",):
+            return None
+        if not named or set(named) - set(COLUMN_GROUPS):
             raise ValueError(f"`columns` is {self.columns!r}: choose 'auto' or some of {list(COLUMN_GROUPS)}.")
-        self.columns = "auto" if wanted == ["auto"] else tuple(wanted)
+        return named
 
-    def wants(self, group: str, available: bool) -> bool:
+    def wants(self, group: str, available: bool = True) -> bool:
         """Whether rows hold `group`; "auto" takes what is available."""
-        return available if self.columns == "auto" else group in self.columns
+        return available if self.groups is None else group in self.groups
 
 
 class MultimodalBuilder(datasets.GeneratorBasedBuilder):
@@ -67,7 +69,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = MultimodalConfig
-    DEFAULT_WRITER_BATCH_SIZE = 32  # rows kept before they are written; a thousand rows of features are gigabytes
+    DEFAULT_WRITER_BATCH_SIZE = 16  # rows kept before they are written; a thousand rows of features are gigabytes
 
     CITATION: ClassVar[str] = ""
     HOMEPAGE: ClassVar[str] = ""
@@ -132,10 +134,10 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
     @cached_property
     def feature_files(self) -> dict[str, FeatureFile]:
         """Open feature files by modality; empty when features are not wanted."""
-        if not self.config.wants("features", True):
+        if not self.config.wants("features"):
             return {}
         files = self.open_features()
-        if not files and self.config.columns != "auto":
+        if not files and self.config.groups is not None:
             raise FileNotFoundError(
                 f"`columns` asks for features but {self.folder} holds no feature file of {self.name}."
             )
@@ -144,8 +146,8 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
     @cached_property
     def media_modalities(self) -> tuple[str, ...]:
         """Modalities with a `<modality>_path` column."""
-        found = bool(self.MEDIA) and self.config.wants("media", True) and self.has_media()
-        if not found and self.config.columns != "auto" and "media" in self.config.columns:
+        found = bool(self.MEDIA) and self.config.wants("media") and self.has_media()
+        if not found and self.config.groups is not None and "media" in self.config.groups:
             raise FileNotFoundError(f"`columns` asks for media but {self.folder} holds no media of {self.name}.")
         return tuple(self.MEDIA) if found else ()
 
@@ -153,7 +155,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         columns: dict[str, Any] = {"id": datasets.Value("string")}
-        if self.config.wants("text", True):
+        if self.config.wants("text"):
             columns["text"] = datasets.Value("string")
         names = self.label_names()
         columns["label"] = datasets.Value("float32") if names is None else datasets.ClassLabel(names=list(names))

@@ -35,16 +35,17 @@ class RowFormatter(Formatter[dict, list, dict]):
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    if isinstance(column.type, Array2DExtensionType):
-        return [array for chunk in column.chunks for array in _arrays(chunk)]
+    kind = column.type
+    if isinstance(kind, Array2DExtensionType):
+        # Without the extension type, which `datasets` parses anew from JSON whenever a chunk is touched.
+        storage = column.cast(kind.storage_type)
+        return [array for chunk in storage.chunks for array in _arrays(chunk, kind.shape[1])]
     return column.to_pylist()
 
 
-def _arrays(chunk: pa.ExtensionArray) -> list[np.ndarray | None]:
-    """Views (T, D) of one chunk; the storage is a list of T lists of D numbers per row, back to back."""
-    steps = chunk.storage
+def _arrays(steps: pa.ListArray, width: int) -> list[np.ndarray | None]:
+    """Views (T, D) of one chunk: per row a list of T lists of D numbers, back to back."""
     numbers = steps.values
-    width = chunk.type.shape[1]
     flat = numbers.values.to_numpy(zero_copy_only=False)
     bounds = steps.offsets.to_numpy()
     valid = steps.is_valid().to_numpy(zero_copy_only=False) if steps.null_count else None

@@ -1,0 +1,80 @@
+"""Child process of the memory tests: build MIntRec-like features, read every row, print what it took.
+
+    python -m tests.hf_mmintent.memory_case ROWS VIDEO_STEPS AUDIO_STEPS FOLDER
+
+Lengths are uniform up to the given steps, widths 1024 (video) and 768 (audio). Prints the peak of the process's own
+(anonymous) memory in MiB above what the imports took, the bytes of the feature files in MiB and the seconds. Pages of
+mapped files are not counted: the system takes them back when it needs them.
+"""
+
+import pickle
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+LABELS = ("Complain", "Praise", "Thank")
+
+
+def write_folder(folder: Path, rows: int, steps: dict[str, tuple[int, int]]) -> int:
+    """Tables and feature pickles; each pickle is written entry by entry, so that writing takes no memory either."""
+    keys = [f"S04_E01_{i}" for i in range(rows)]
+    random = np.random.default_rng(0)
+    for split, part in (("train", keys[:-2]), ("dev", keys[-2:-1]), ("test", keys[-1:])):
+        lines = [(*key.split("_"), "hello", LABELS[i % 3]) for i, key in enumerate(part)]
+        text = "\n".join("\t".join(line) for line in [("season", "episode", "clip", "text", "label"), *lines])
+        (folder / f"{split}.tsv").write_text(text + "\n")
+    size = 0
+    for modality, (most, width) in steps.items():
+        path = folder / f"{modality}_data" / f"{modality}_feats.pkl"
+        path.parent.mkdir()
+        with path.open("wb") as file:
+            file.write(b"\x80\x03}")
+            for key in keys:
+                values = np.full((int(random.integers(1, most + 1)), 1, width), 0.5, np.float32)
+                for item in (key, values):  # without the first two bytes (protocol) and the last (stop)
+                    file.write(pickle.dumps(item, protocol=3)[2:-1])
+                file.write(b"s")
+            file.write(b".")
+        size += path.stat().st_size
+    return size
+
+
+def own_memory() -> float:
+    """MiB of anonymous memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("this system does not tell the anonymous memory of a process")
+
+
+def main() -> None:
+    rows, video, audio, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    size = write_folder(folder, rows, {"video": (video, 1024), "audio": (audio, 768)})
+    from hf_mmintent.data.loading import load
+
+    load("mintrec", data_dir=folder, strict_counts=False, columns="text")  # imports and one-time costs
+    before, peak, done = own_memory(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], own_memory())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    start = time.time()
+    splits = load("mintrec", data_dir=folder, strict_counts=False)
+    total = sum(
+        float(row["video_features"].sum() + row["audio_features"].sum()) for part in splits.values() for row in part
+    )
+    assert total > 0
+    assert sum(len(part) for part in splits.values()) == rows
+    done.set()
+    thread.join()
+    print(f"RESULT {max(peak[0] - before, 0):.0f} {size / 2**20:.0f} {time.time() - start:.1f}")
+
+
+if __name__ == "__main__":
+    main()
