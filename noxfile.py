@@ -13,4 +13,6 @@ def datasets(session: nox.Session, release: str) -> None:
     session.install("torch==2.13.0")
     session.install("-e", ".[media]", "pytest", "hypothesis")
     session.install(*(OLDEST if release == "oldest" else ("--upgrade", "datasets")))
-    session.run("python", "-m", "pytest", "tests/data_scripts", "tests/hf_mmintent/test_data_loading.py", *session.posargs)
+    session.run(
+        "python", "-m", "pytest", "tests/data_scripts", "tests/hf_mmintent/test_data_loading.py", *session.posargs
+    )

@@ -35,6 +35,7 @@ class MMIntentPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _auto_map: ClassVar[dict[str, str]] = {}
+    citation: ClassVar[str] = ""  # BibTeX of the paper, for model cards
     # Validation score that selects the best epoch of a stage, by stage; a stage that is absent uses the run's score.
     stage_metrics: ClassVar[dict[str, str]] = {}
     _frozen_from_outside: frozenset[str] | None = None

@@ -75,6 +75,12 @@ class MvclDafPreTrainedModel(MMIntentPreTrainedModel):
     config: MvclDafConfig
     config_class = MvclDafConfig
     _no_split_modules = ["TransformerLayer"]
+    citation = """@article{huang2025mvcldafpp,
+  title = {{MVCL-DAF++}: Enhancing Multimodal Intent Recognition via Prototype-Aware Contrastive Alignment and
+           Coarse-to-Fine Dynamic Attention Fusion},
+  author = {Huang, Haofeng and Han, Yifei and Zhang, Long and Li, Bin and He, Yangfan},
+  year = {2025}
+}"""
     _auto_map = {
         "AutoConfig": "configuration_mvcl_daf.MvclDafConfig",
         "AutoModel": "modeling_mvcl_daf.MvclDafModel",

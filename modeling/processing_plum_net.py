@@ -40,7 +40,15 @@ class PlumNetProcessor(MultimodalProcessor):
 
         Other arguments are those of [`MultimodalProcessor`].
         """
-        batch = super().__call__(text, audio, video, labels, return_labelled_view, return_tensors, **features)
+        batch = super().__call__(
+            text=text,
+            audio=audio,
+            video=video,
+            labels=labels,
+            return_labelled_view=return_labelled_view,
+            return_tensors=return_tensors,
+            **features,
+        )
         if sample_index is not None:
             index = np.atleast_1d(np.asarray(sample_index, np.int64))
             batch["sample_index"] = torch.from_numpy(index) if return_tensors == "pt" else index

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +24,8 @@ from hf_mmintent.backbones import resolve_backbone
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.loading import load
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.hub.from_run import summary_from_run
+from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.metrics import build_compute_metrics
 from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
@@ -95,6 +100,9 @@ def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
         "model_type": run.model_type,
         "splits": {name: len(rows) for name, rows in splits.items()},
         **stages,
+        "dataset": _dataset_facts(train),
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _commit(),
         "processes": trainer.accelerator.num_processes,
         "mixed_precision": trainer.accelerator.mixed_precision,
     }
@@ -297,6 +305,23 @@ def _save(trained: TrainedRun, model: PreTrainedModel, processor: ProcessorMixin
     }
     with atomic_path(trained.checkpoint / SUMMARY_FILE) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    build_model_card(summary_from_run(model, trained.checkpoint)).save(trained.checkpoint / "README.md")
+
+
+def _dataset_facts(rows: Dataset) -> dict[str, Any]:
+    """Licence of the data and whether it was generated, as its builder says."""
+    info = rows.info
+    return {"license": info.license or None, "synthetic": "synthetic" in (info.description or "").lower()}
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that runs; `None` for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except OSError:  # no git on this machine
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _finished(folder: Path, settings: dict[str, Any], seed: int) -> TrainedRun | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.data.data_collator import DataCollator
+
+from hf_mmintent.hub.model_card import build_model_card
+from hf_mmintent.hub.run_summary import RunSummary
 
 from .callbacks import ZeroDiagnosticWarning
 
@@ -24,6 +28,7 @@ class MultimodalTrainer(Trainer):
 
     Args:
         eval_collator: collator of evaluation batches (no labelled view, no modality dropout); `data_collator` when absent.
+        card_summary: facts for the model card that `push_to_hub` writes; what the model knows of itself when absent.
         learning_rates: learning rate by regular expression on parameter names, the first match wins.
         kwargs: arguments of [`transformers.Trainer`].
 
@@ -35,6 +40,7 @@ class MultimodalTrainer(Trainer):
         self,
         *args: Any,
         eval_collator: DataCollator | None = None,
+        card_summary: RunSummary | None = None,
         learning_rates: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -44,6 +50,7 @@ class MultimodalTrainer(Trainer):
         # The library takes every argument of `forward` with "label" in its name for a target, label slots too.
         self.label_names = ["labels"]
         self.eval_collator = eval_collator
+        self.card_summary = card_summary
         self.learning_rates = dict(learning_rates or {})
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(ZeroDiagnosticWarning())
@@ -96,6 +103,15 @@ class MultimodalTrainer(Trainer):
 
     def _mean_over_processes(self, value: torch.Tensor) -> float:
         return self.accelerator.gather(value.reshape(1)).mean().item()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write our card in place of the library's, which is half placeholder text; called by `push_to_hub`."""
+        if self.is_world_process_zero():
+            model = self.accelerator.unwrap_model(self.model)
+            name = (self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1]
+            facts = {"seeds": [self.args.seed], "base_models": {}, "citation": model.citation or None}
+            summary = self.card_summary or RunSummary.from_model(model, name, repo_id=self.args.hub_model_id, **facts)
+            build_model_card(summary).save(Path(self.args.output_dir) / "README.md")
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if not self.learning_rates or self.optimizer is not None:

@@ -1,0 +1,77 @@
+"""The facts of a finished run, as training and evaluation left them on disk, for its model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from .run_summary import AblationRow, RunSummary, SplitScores
+
+RUN_FILE, SCORES_FOLDER = "run.json", "scores"
+
+
+def summary_from_run(model: PreTrainedModel, checkpoint: str | Path, repo_id: str | None = None) -> RunSummary:
+    """
+    What the card of a checkpoint says.
+
+    Args:
+        model: opened from `checkpoint`.
+        checkpoint: folder with `run.json` and, once evaluated, `scores/<split>_<condition>.json`.
+        repo_id: where it will live.
+
+    Raises:
+        FileNotFoundError: the folder was not written by a training run.
+    """
+    folder = Path(checkpoint)
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    settings, facts = run["settings"], run["facts"]
+    data, dataset = settings["data"], facts.get("dataset", {})
+    results = [SplitScores(data["validation_split"], _count(run["validation"]), _scores(run["validation"]))]
+    ablation: list[AblationRow] = []
+    split = None
+    for path in sorted((folder / SCORES_FOLDER).glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        split = found["split"]
+        if found["condition"] == "clean":
+            results.append(SplitScores(split, found["n"], _scores(found["scores"])))
+        ablation.append(AblationRow(_kept(model, found["condition"]), _scores(found["scores"])))
+    ablation.sort(key=lambda row: (-len(row.modalities), list(row.modalities)))
+    return RunSummary.from_model(
+        model,
+        model_name=repo_id.split("/")[-1] if repo_id else f"{settings['model_type']}-{Path(data['name']).stem}",
+        repo_id=repo_id,
+        base_models=settings["backbones"],
+        dataset_name=Path(data["name"]).stem,
+        dataset_config=data["config_name"],
+        dataset_license=dataset.get("license") or None,
+        synthetic=bool(dataset.get("synthetic")),
+        split_sizes=facts["splits"],
+        results=results,
+        selection=f"best epoch on the {data['validation_split']} split",
+        ablation=ablation if len(ablation) > 1 else [],
+        ablation_split=split,
+        seeds=[run["seed"]],
+        command=facts.get("command"),
+        commit=facts.get("commit"),
+        duration=run["seconds"],
+        citation=model.citation or None,
+        license="apache-2.0",
+    )
+
+
+def _scores(scores: dict[str, Any]) -> dict[str, float]:
+    """Scores without the sample count and the loss, which is no metric."""
+    return {name: float(value) for name, value in scores.items() if name not in ("n", "loss")}
+
+
+def _count(scores: dict[str, Any]) -> int:
+    return int(scores["n"])
+
+
+def _kept(model: PreTrainedModel, condition: str) -> list[str]:
+    """Modalities that were left by a condition such as "without text and audio"."""
+    dropped = condition.removeprefix("without ").split(" and ") if condition != "clean" else []
+    return [name for name in model.config.modalities if name not in dropped]
