@@ -11,8 +11,8 @@ from transformers.processing_utils import ProcessorMixin
 from hf_mmintent.modeling.modeling_clcr import ClcrPreTrainedModel
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
-from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
+from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
 from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 

@@ -13,7 +13,7 @@ Representation Network", AAAI 2026. Equations are numbered as there; no public c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn

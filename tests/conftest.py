@@ -16,8 +16,8 @@ os.environ.update(
     WANDB_DISABLED="true",
 )
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["tests.hub_fixtures"]
@@ -52,7 +52,9 @@ def tiny_tokenizer():
     """A BERT WordPiece tokenizer made on the spot, with words for the tests and single letters for the rest."""
     from transformers import BertTokenizer
 
-    words = "hello you are late again thank so much please leave now i think this is great complain praise apologise apolog ##ise inform ask for help joke taunt flaunt".split()
+    sentences = ["hello you are late again", "thank you so much", "please leave now", "i think this is great"]
+    labels = ["complain", "praise", "apologise", "apolog ##ise", "inform", "ask for help", "joke", "taunt", "flaunt"]
+    words = " ".join([*sentences, *labels]).split()
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789'.,?!")
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = list(dict.fromkeys([*specials, *words, *letters, *(f"##{c}" for c in letters)]))

@@ -162,7 +162,8 @@ def test_labels_are_compared_by_name_when_the_order_differs(checkpoint: Path, cl
     model, processor = open_checkpoint(checkpoint)
     rows = rows_of(clips, ["whole.mp4", "longer.mp4"])
     turned = rows.cast_column("label", ClassLabel(names=NAMES)).map(
-        lambda row: {"label": 2 - row["label"]}, features=Features({**rows.features, "label": ClassLabel(names=NAMES[::-1])})
+        lambda row: {"label": 2 - row["label"]},
+        features=Features({**rows.features, "label": ClassLabel(names=NAMES[::-1])}),
     )
     assert turned.features["label"].int2str(turned[0]["label"]) == rows.features["label"].int2str(rows[0]["label"])
     first, second = (evaluate(model, processor, data, progress=False) for data in (rows, turned))

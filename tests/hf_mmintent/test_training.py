@@ -58,7 +58,9 @@ def test_a_run_learns_selects_on_validation_and_reloads(run: RunConfig, tmp_path
 def test_the_same_seed_gives_the_same_weights(run: RunConfig, tmp_path: Path) -> None:
     run.training["num_train_epochs"] = 1
     first, second, other = (train_run(run, seed, tmp_path / name) for seed, name in ((3, "a"), (3, "b"), (4, "c")))
-    assert all(torch.equal(value, weights(second.checkpoint)[name]) for name, value in weights(first.checkpoint).items())
+    assert all(
+        torch.equal(value, weights(second.checkpoint)[name]) for name, value in weights(first.checkpoint).items()
+    )
     assert not torch.equal(
         weights(first.checkpoint)["classifier.weight"], weights(other.checkpoint)["classifier.weight"]
     )
@@ -100,7 +102,9 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(run: RunConfig, tmp_path
     resumed = train_run(run, 1, tmp_path / "cut")
     final = json.loads((resumed.checkpoint / "run.json").read_text())
     assert final["validation"] == whole.validation
-    assert all(torch.equal(value, weights(resumed.checkpoint)[name]) for name, value in weights(whole.checkpoint).items())
+    assert all(
+        torch.equal(value, weights(resumed.checkpoint)[name]) for name, value in weights(whole.checkpoint).items()
+    )
 
 
 @pytest.mark.parametrize("damage", ["no_state", "cut_weights", "cut_state", "no_optimizer"])
@@ -185,9 +189,7 @@ def test_accumulation_takes_the_mean_of_its_batches(tester: ModelTester, tmp_pat
 
 def test_learning_rates_by_name_and_no_decay_on_norms(tmp_path: Path) -> None:
     tester = ALL_TESTERS[0]
-    trainer = make_trainer(
-        tester, tmp_path, learning_rates={"text_model": 1e-5}, learning_rate=1e-3, weight_decay=0.1
-    )
+    trainer = make_trainer(tester, tmp_path, learning_rates={"text_model": 1e-5}, learning_rate=1e-3, weight_decay=0.1)
     optimizer = trainer.create_optimizer()
     found = {(group["lr"], group["weight_decay"]): group["params"] for group in optimizer.param_groups}
     assert set(found) == {(1e-5, 0.1), (1e-5, 0.0), (1e-3, 0.1), (1e-3, 0.0)}

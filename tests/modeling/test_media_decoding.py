@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hf_mmintent.modeling.media_decoding import MediaError, decode_audio, decode_clip, decode_video, resample
 
+from hf_mmintent.modeling.media_decoding import MediaError, decode_audio, decode_clip, decode_video, resample
 from tests.modeling.media_files import AMPLITUDE, HEIGHT, WIDTH, index_of, rotate_mp4, tone, write_media
 
 BOTH = {
