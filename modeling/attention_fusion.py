@@ -28,18 +28,15 @@ class DynamicDepth(nn.Module):
             for layer in self.layers:
                 states = torch.relu(layer(states))
             return states
-        reach, mixed = None, None  # probability (B, L, 1) of reaching this depth
-        for k, layer in enumerate(self.layers):
+        states = torch.relu(self.layers[0](states))
+        reach = torch.sigmoid(self.gates[0](states))  # (B, L, 1) probability of going beyond this depth
+        mixed = (1 - reach) * states
+        for layer, gate in zip(self.layers[1:-1], self.gates[1:], strict=True):
             states = torch.relu(layer(states))
-            stop = reach
-            if k < len(self.gates):
-                gate = torch.sigmoid(self.gates[k](states))  # probability of going deeper
-                stop, reach = (1 - gate, gate) if reach is None else (reach * (1 - gate), reach * gate)
-            if stop is None:
-                mixed = states  # a single layer
-            else:
-                mixed = stop * states if mixed is None else torch.addcmul(mixed, stop, states)
-        return mixed
+            deeper = torch.sigmoid(gate(states))
+            mixed = torch.addcmul(mixed, reach * (1 - deeper), states)
+            reach = reach * deeper
+        return torch.addcmul(mixed, reach, torch.relu(self.layers[-1](states)))
 
 
 class FusionSource(nn.Module):

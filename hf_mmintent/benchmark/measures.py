@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def make_clock(kind: str, device: torch.device) -> Callable[[], float]:
 
 
 def interleaved(
-    works: dict[str, Sequence[Work]], repeats: int, clock: Callable[[], float], before: Work = lambda: None
+    works: Mapping[str, Sequence[Work]], repeats: int, clock: Callable[[], float], before: Work = lambda: None
 ) -> dict[str, list[float]]:
     """
     Time several works in turn, a b c a b c …, so that whatever else the machine does meets all of them.
@@ -93,7 +93,7 @@ def countable(model: Any) -> Iterator[None]:
     """Attention and LSTMs as matrix products: their fused kernels hide them from the counter."""
     attention, fused = model.config._attn_implementation, torch.backends.mkldnn.is_available()
     model.set_attn_implementation("eager")
-    before = torch.backends.mkldnn.set_flags(False) if fused else ()
+    before: Any = torch.backends.mkldnn.set_flags(False) if fused else None
     try:
         yield
     finally:

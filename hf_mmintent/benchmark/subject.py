@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizer, PreTrainedTokenizerBase
 
 from hf_mmintent.backbones import resolve_backbone
 from hf_mmintent.benchmark.shapes import Shape
 from hf_mmintent.registration import model_class, processor_class
 
 # Sizes of text encoders that are built from a configuration, with random weights: cost does not depend on their values.
-TEXT_SIZES: dict[str, dict[str, int]] = {
+TEXT_SIZES: dict[str, dict[str, Any]] = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
@@ -65,7 +65,7 @@ class Subject:
         words: single-token words of the tokenizer, empty when the model takes no text.
     """
 
-    model: PreTrainedModel
+    model: Any
     processor: Any
     shape: Shape
     words: list[str]
@@ -97,8 +97,8 @@ class Subject:
             ValueError: the architecture, its head, the size or a config field is unknown.
         """
         torch.manual_seed(seed)
-        kind = model_class(model_type, auto_class)
-        config_class: Any = kind.config_class
+        kind: Any = model_class(model_type, auto_class)
+        config_class = kind.config_class
         backbone, tokenizer = _text_parts(text, text_backbone)
         given: dict[str, Any] = {"num_labels": shape.num_labels}
         if hasattr(config_class, "text_token_fields"):
@@ -106,7 +106,7 @@ class Subject:
         if "max_text_length" in {item.name for item in fields(config_class)}:
             given["max_text_length"] = shape.text
         widths = {name: width for name, (_, width) in shape.features.items()}
-        model: Any = kind.from_backbones(text=backbone, **widths, **{**given, **(overrides or {})})
+        model = kind.from_backbones(text=backbone, **widths, **{**given, **(overrides or {})})
         return cls.of(model, tokenizer, shape)
 
     @classmethod
@@ -115,7 +115,8 @@ class Subject:
         words = single_token_words(tokenizer)
         if model.config.problem_type != "regression":
             model.config.id2label = {index: words[index % len(words)] for index in range(model.config.num_labels)}
-        processor = processor_class(model.config.model_type).from_config(model.config, tokenizer)
+        kind: Any = processor_class(model.config.model_type)
+        processor = kind.from_config(model.config, tokenizer)
         return cls(model, processor, shape, words if "text" in model.config.modalities else [])
 
     @property
@@ -176,7 +177,7 @@ class Subject:
         self, rows: list[dict[str, Any]], training: bool, device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
         """Model inputs of `rows`; with labels and, where the architecture has one, the labelled text view in training."""
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
         if not training:
             del columns["labels"]
         elif self.processor.has_labelled_view:
