@@ -15,7 +15,8 @@ from huggingface_hub.dataclasses import strict
 from .configuration_base import Stage
 from .configuration_multimodal import MultimodalConfig
 
-# What the loss of the first stage reaches, Eq. (10): everything up to the two branches of each modality.
+# What the loss of the first stage reaches, Eq. (10): everything up to the two branches of each modality. A stage `alignment`
+# that names no parts trains these.
 ALIGNED_PARTS = (
     r"(^|\.)(text_model|media_encoder|encoders|feature_norms|common_projection|common_norms|branches|branch_heads)\."
 )
@@ -93,8 +94,8 @@ class PlumNetConfig(MultimodalConfig):
     # training in stages, Eq. (10)-(13); the trainer runs `stages` in turn
     training_stage: Literal["alignment", "refinement", "joint"] = "refinement"  # which loss `forward` computes
     stages: tuple[Any, ...] | list[Any] = (
-        ("alignment", 160, (ALIGNED_PARTS,)),  # epochs on MOSI, 50 on MOSEI [paper]
-        ("refinement", 140, None),  # 140 and 50 [paper]; everything trains [choice]
+        ("alignment", 160),  # epochs on MOSI, 50 on MOSEI [paper]; all parts that Eq. (10) reaches
+        ("refinement", 140),  # 140 and 50 [paper]; everything trains [choice]
     )
     stage1_weight_in_stage2: float | int = 1.0  # Eq. (13) sums both losses [paper]; 0: second stage alone
     refresh_in_stage2: bool = False  # prototypes stay as the first stage left them [choice]
@@ -127,10 +128,14 @@ class PlumNetConfig(MultimodalConfig):
     @property
     def training_stages(self) -> tuple[Stage, ...]:
         """`stages` without the first where the reduced model has no loss for it (first row of Table 3)."""
-        found = super().training_stages
-        if self.use_psl_tfb or (self.use_msa and self.msa_loss_weight > 0):
-            return found
-        return tuple(stage for stage in found if stage.name != "alignment")
+        first = self.use_psl_tfb or (self.use_msa and self.msa_loss_weight > 0)
+        found = []
+        for stage in super().training_stages:
+            if stage.name == "alignment" and stage.trainable is None:
+                stage = stage._replace(trainable=(ALIGNED_PARTS,))
+            if first or stage.name != "alignment":
+                found.append(stage)
+        return tuple(found)
 
     def validate_names(self) -> None:
         unknown = set(self.modalities) - {"text", "audio", "video"}

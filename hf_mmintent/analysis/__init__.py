@@ -15,6 +15,8 @@ ANALYSES: dict[str, str] = {
     "budgets": "budgets",
     "tsne": "tsne",
     "sensitivity": "sensitivity",
+    "label-distribution": "label_distribution",
+    "common-similarity": "common_similarity",
 }
 
 

@@ -1,6 +1,10 @@
-"""t-SNE of the representations of several checkpoints, one panel each (CLCR, Fig. 3; any output of any architecture).
+"""t-SNE of the representations of several checkpoints, one panel each (CLCR, Fig. 3; PLUM-Net, Fig. 5; any architecture).
 
     python examples/analyze.py tsne runs/clcr runs/clcr_without_intra runs/clcr_without_inter --split test
+    python examples/analyze.py tsne runs/plum_net runs/plum_net_without_msa --field private_embeddings --split test
+
+An output with one vector per modality (PLUM-Net's `raw_embeddings`, `common_embeddings`, `private_embeddings`) gives one point
+per sample and modality it has: the marker is the modality, the colour the label.
 
 Pictures mislead: beside each stands how well the 10 nearest neighbours in the full space agree with the label.
 """
@@ -8,6 +12,7 @@ Pictures mislead: beside each stands how well the 10 nearest neighbours in the f
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +25,9 @@ from .common import Subject, add_checkpoint_arguments, gather, open_subjects, ou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser, several=True)
-    parser.add_argument("--field", default="embeddings", help="output (n, d) of the model to show")
+    parser.add_argument(
+        "--field", default="embeddings", help="output (n, d) or (n, modalities, d) of the model to show"
+    )
     parser.add_argument("--perplexity", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
 
@@ -43,9 +50,33 @@ def project(points: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.n
     ).fit_transform(points)
 
 
-def representations(subject: Subject, field: str, batch_size: int = 32) -> np.ndarray:
-    """The output `field` of every row, (n, d)."""
-    return gather(outputs(subject, batch_size, subject.name), field)[field].reshape(len(subject.rows), -1)
+@dataclass
+class Points:
+    """Vectors (N, d) with label, modality ("" where an output is one for all) and id of the sample each."""
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    modalities: np.ndarray
+    ids: list[str]
+
+
+def representations(subject: Subject, field: str, batch_size: int = 32) -> Points:
+    """
+    The output `field` of every row.
+
+    Raises:
+        ValueError: the output is neither (n, d) nor (n, modalities, d).
+    """
+    labels, ids = subject.labels(), [str(identifier) for identifier in subject.rows["id"]]
+    found = gather(outputs(subject, batch_size, subject.name), field)[field]
+    if found.ndim == 2:
+        return Points(found, labels, np.full(len(found), ""), ids)
+    names = list(subject.model.config.modalities)
+    if found.ndim != 3 or found.shape[1] != len(names):
+        raise ValueError(f"`{field}` has shape {found.shape}: expected (n, d) or (n, {len(names)}, d).")
+    present = gather(outputs(subject, batch_size, "presence"), "presence")["presence"] > 0
+    rows, kinds = np.nonzero(present)
+    return Points(found[rows, kinds], labels[rows], np.array(names)[kinds], [ids[row] for row in rows])
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -54,16 +85,26 @@ def run(arguments: argparse.Namespace) -> str:
     numbers: dict[str, Any] = {"split": arguments.split, "seed": arguments.seed, "panels": {}}
     rows = []
     for axis, subject in zip(axes[0], subjects, strict=True):
-        points, labels = representations(subject, arguments.field, arguments.batch_size), subject.labels()
-        flat = project(points, arguments.perplexity, arguments.seed)
-        agreement = neighbour_agreement(points, labels, subject.regression)
-        colours = axis.scatter(*flat.T, c=labels, s=8, cmap="coolwarm" if subject.regression else "tab20")
+        points = representations(subject, arguments.field, arguments.batch_size)
+        flat = project(points.vectors, arguments.perplexity, arguments.seed)
+        agreement = neighbour_agreement(points.vectors, points.labels, subject.regression)
+        panel: dict[str, Any] = {"neighbour_agreement": agreement}
+        limits = {"vmin": points.labels.min(), "vmax": points.labels.max()}
+        colours = None
+        for name, marker in zip(dict.fromkeys(points.modalities), "o^sDvP", strict=False):
+            own = points.modalities == name
+            look = {"c": points.labels[own], "s": 8, "cmap": "coolwarm" if subject.regression else "tab20", **limits}
+            colours = axis.scatter(*flat[own].T, marker=marker, label=name, **look)
+        if points.modalities[0]:
+            # 1/M would say that modalities are mixed, 1 that each is an island of its own.
+            panel["modality_agreement"] = neighbour_agreement(points.vectors, points.modalities, False)
+            axis.legend(markerscale=2)
         axis.set(title=f"{subject.name}\nneighbour agreement {agreement:.3f}", xticks=[], yticks=[])
         figure.colorbar(colours, ax=axis)
-        ids = [str(identifier) for identifier in subject.rows["id"]]
-        places = {name: [*map(float, place)] for name, place in zip(ids, flat, strict=True)}
-        numbers["panels"][subject.name] = {"neighbour_agreement": agreement, "points": places}
-        rows.append([subject.name, agreement])
+        places = [[name, modality, *map(float, place)] for name, modality, place in
+                  zip(points.ids, points.modalities.tolist(), flat, strict=True)]  # fmt: skip
+        numbers["panels"][subject.name] = {**panel, "points": places}
+        rows.append([subject.name, agreement, panel.get("modality_agreement", "")])
     figure.tight_layout()
     written = save(f"{arguments.output_dir}/tsne_{arguments.field}_{arguments.split}", figure, numbers)
-    return f"{table(['checkpoint', 'neighbour agreement'], rows)}\n{written}"
+    return f"{table(['checkpoint', 'neighbour agreement', 'of the modality'], rows)}\n{written}"

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
+from transformers import (
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -58,7 +65,7 @@ def train_seeds(run: RunConfig) -> list[TrainedRun]:
     return [train_run(run, seed, Path(run.output_dir) / f"seed_{seed}") for seed in run.seeds]
 
 
-def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
+def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence[TrainerCallback] = ()) -> TrainedRun:
     """
     Train one model, selecting the best epoch on the validation split.
 
@@ -68,6 +75,7 @@ def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
         run: what to train on what.
         seed: of initialisation, data order and dropout.
         folder: for checkpoints; the final model, its processor and `run.json` end up in `folder/final`.
+        callbacks: further ones, that watch without changing the run.
 
     Raises:
         ValueError: settings contradict each other or the data; `folder` holds a run with other settings.
@@ -89,7 +97,10 @@ def train_run(run: RunConfig, seed: int, folder: str | Path) -> TrainedRun:
     train = _numbered(train, processor)
 
     def trainer_for(place: Path, options: Mapping[str, Any]) -> MultimodalTrainer:
-        return make_trainer(run, seed, place, model, processor, train, validation, options)
+        trainer = make_trainer(run, seed, place, model, processor, train, validation, options)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        return trainer
 
     if model.config.training_stages:
         trainer, stages, seconds = _train_stages(run, model, folder, trainer_for)
@@ -256,7 +267,11 @@ def make_trainer(
             seed=seed,
             ignore_columns=(arguments.length_column_name,),
         ),
-        eval_collator=MultimodalCollator(processor, drop_modalities=tuple(run.data.drop_modalities)),
+        eval_collator=MultimodalCollator(  # also reads training rows, where a model asks for them between epochs
+            processor,
+            drop_modalities=tuple(run.data.drop_modalities),
+            ignore_columns=(arguments.length_column_name,),
+        ),
         compute_metrics=build_compute_metrics(model.config.problem_type, processor.label_names, counts),
         callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
         learning_rates=run.learning_rates,
