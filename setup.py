@@ -8,7 +8,10 @@ from setuptools import setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "hf_mmintent" / "__init__.py").read_text()).group(1)
 
-PACKAGES = ["hf_mmintent", *(f"hf_mmintent.{path.parent.name}" for path in sorted(ROOT.glob("hf_mmintent/*/__init__.py")))]
+PACKAGES = [
+    "hf_mmintent",
+    *(f"hf_mmintent.{path.parent.name}" for path in sorted(ROOT.glob("hf_mmintent/*/__init__.py"))),
+]
 
 EXTRAS = {
     "media": ["av>=14", "soxr>=0.5", "Pillow>=10"],
@@ -36,10 +39,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*PACKAGES, "hf_mmintent.modeling", "hf_mmintent.data_scripts"],
     package_dir={"hf_mmintent.modeling": "modeling", "hf_mmintent.data_scripts": "data_scripts"},
-    package_data={"hf_mmintent": ["py.typed", "**/*.md"], "hf_mmintent.data_scripts": ["mini_clips/*", "mini_clips/*/*"]},
+    package_data={
+        "hf_mmintent": ["py.typed", "**/*.md"],
+        "hf_mmintent.data_scripts": ["mini_clips/*", "mini_clips/*/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "transformers>=5.20",
@@ -50,6 +56,8 @@ setup(
         "huggingface-hub>=1.0",
         "safetensors>=0.5",
         "numpy>=1.26",
+        "packaging>=23",
+        "pyarrow>=16",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "matplotlib>=3.8",

@@ -18,6 +18,9 @@ MODALITIES = ("text", "audio", "video")
 
 
 def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        print(__doc__)
+        return
     path, overrides = arguments[0], parse_overrides(arguments[1:])
     base = RunConfig.load(path, overrides).output_dir
     tables = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from accelerate import PartialState
 
 from hf_mmintent.training import RunConfig, train_seeds
 from hf_mmintent.training.run_config import parse_overrides
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> None:
     path = arguments.pop(0) if not arguments[0].startswith("--") else None
     run = RunConfig.load(path, parse_overrides(arguments))
     runs = train_seeds(run)
+    if not PartialState().is_main_process:
+        return
     for trained in runs:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in sorted(trained.validation.items()))
         print(f"seed {trained.seed}: {trained.checkpoint}  {trained.seconds:.0f} s  validation {scores}")

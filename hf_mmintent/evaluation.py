@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoProcessor, EvalPrediction, PreTrainedModel
@@ -85,19 +86,32 @@ def evaluate(
         [`Evaluation`].
     """
     condition = "clean" if not drop_modalities else "without " + " and ".join(drop_modalities)
+    labels = processor.encode_labels(named_labels(rows))
     rows = with_features(rows, model)
     collator = MultimodalCollator(processor, drop_modalities=tuple(drop_modalities))
-    logits = predict(model, rows, collator, batch_size, condition if progress else None)
-    # By name where the dataset has names: two label orders must not be compared by id.
-    feature = rows.features["label"]
-    names = getattr(feature, "names", None)
-    labels = processor.encode_labels([names[i] for i in rows["label"]] if names else rows["label"])
+    logits = predict(model, rows.remove_columns("label"), collator, batch_size, condition if progress else None)
     compute = build_compute_metrics(model.config.problem_type, processor.label_names, train_counts)
     regression = model.config.problem_type == "regression"
     values = logits.squeeze(-1) if regression else logits.argmax(-1)
     groups = {name: list(rows[name]) for name in ("dialogue_id", "speaker") if name in rows.column_names}
     saved = Predictions(list(rows["id"]), labels, values, seed, None if regression else logits, groups)
     return Evaluation(condition, compute(EvalPrediction(logits, labels)), saved)
+
+
+def named_labels(rows: Dataset) -> list[Any]:
+    """
+    Targets of the rows; names where the dataset has them, since two label orders must not be compared by id.
+
+    Raises:
+        ValueError: a row has no label (id −1, as test sets with hidden labels have it).
+    """
+    feature, values = rows.features["label"], list(rows["label"])
+    if not isinstance(feature, ClassLabel):
+        return values
+    for identifier, value in zip(rows["id"], values, strict=True):
+        if not 0 <= value < feature.num_classes:
+            raise ValueError(f"row {identifier!r} has the label id {value} outside [0, {feature.num_classes}).")
+    return [feature.names[value] for value in values]
 
 
 def drop_conditions(modalities: Sequence[str]) -> list[tuple[str, ...]]:

@@ -71,19 +71,22 @@ def score_checkpoints(
     for path in paths:
         facts = run_facts(path)
         settings = facts.get("settings", {}).get("data", {})
-        name = dataset or settings.get("name") or "mmintent_mini"
+        name = dataset or settings.get("name")
+        if name is None:
+            raise ValueError(f"{path} does not say on which dataset it was trained: name one with `--dataset`.")
+        stored = settings if name == settings.get("name") else {}  # the settings of another dataset do not apply
         options = {
-            "data_dir": data_dir or settings.get("data_dir"),
-            "name": config_name or settings.get("config_name"),
-            "columns": settings.get("columns", "auto"),
-            **settings.get("options", {}),
+            "data_dir": data_dir or stored.get("data_dir"),
+            "name": config_name or stored.get("config_name"),
+            "columns": stored.get("columns", "auto"),
+            **stored.get("options", {}),
         }
         rows = load(name, **options)[split]
         model, processor = open_checkpoint(path if path.exists() else str(checkpoint))
         problem, count = model.config.problem_type, len(rows)
         always = tuple(settings.get("drop_modalities", ()))
         conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
-        folder = Path(output_dir) if output_dir else (path if path.exists() else Path("runs")) / "scores"
+        folder = _scores_folder(path, output_dir, several=len(paths) > 1)
         for dropped in conditions:
             found = evaluate(model, processor, rows, (*always, *dropped), batch_size, facts.get("seed", 0))
             label = "all" if not dropped else "without " + " and ".join(dropped)
@@ -92,6 +95,13 @@ def score_checkpoints(
                 folder / f"{split}_{label.replace(' ', '_')}", found, model, name, options["name"], split, facts, path
             )
     return _table(table, HEADLINE[problem], len(paths), count, split)
+
+
+def _scores_folder(path: Path, output_dir: str | None, several: bool) -> Path:
+    """Where the scores of one checkpoint go; every seed and every Hub id has a folder of its own."""
+    if output_dir is None:
+        return path / "scores" if path.exists() else Path("runs") / str(path).replace("/", "--") / "scores"
+    return Path(output_dir) / path.parent.name if several else Path(output_dir)
 
 
 def _write(

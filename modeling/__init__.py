@@ -18,11 +18,11 @@ from .processing_mvcl_daf import MvclDafProcessor
 from .processing_plum_net import PlumNetProcessor
 
 __all__ = [
-    "Clip",
     "ClcrConfig",
     "ClcrForSequenceClassification",
     "ClcrModel",
     "ClcrProcessor",
+    "Clip",
     "MediaEncoderConfig",
     "MediaEncoderModel",
     "MediaError",

@@ -36,6 +36,10 @@ class MultimodalConfig(MMIntentConfig):
     modalities: tuple[str, ...] | list[str] = ("text", "audio", "video")
     text_config: dict | PreTrainedConfig | None = None
     encoder_config: dict | PreTrainedConfig | None = None
+    # What the processor does to features that were extracted beforehand has to happen to those made inside as well:
+    # `{"audio": {"mean": [...], "std": [...]}}` and `{"audio": steps}`; training sets both.
+    media_feature_stats: dict | None = None
+    media_max_lengths: dict | None = None
     initializer_range: float = 0.02  # BERT's; not given in the papers
 
     def __post_init__(self, **kwargs: Any) -> None:

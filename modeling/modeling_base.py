@@ -209,4 +209,16 @@ class MMIntentPreTrainedModel(PreTrainedModel):
             "audio": (out.audio_features, out.audio_attention_mask),
             "video": (out.video_features, out.video_attention_mask),
         }
-        return {name: pair for name, pair in made.items() if pair[0] is not None}
+        return {name: self._as_trained(name, *pair) for name, pair in made.items() if pair[0] is not None}
+
+    def _as_trained(self, name: str, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Features made inside, cut and standardised like the extracted ones of training."""
+        length = (self.config.media_max_lengths or {}).get(name)
+        features, mask = features[:, :length], mask[:, :length]
+        stats = (self.config.media_feature_stats or {}).get(name)
+        if stats is not None:
+            mean, std = (
+                torch.tensor(stats[key], device=features.device, dtype=features.dtype) for key in ("mean", "std")
+            )
+            features = (features - mean) / std
+        return features, mask

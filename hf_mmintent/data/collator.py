@@ -38,7 +38,7 @@ class MultimodalCollator:
         drop_modalities: hidden in every row.
         label_column: column with the target; rows without it give a batch without labels.
         seed: of the modality dropout. What is hidden depends on the seed, the epoch and the rows of the batch only, so
-            it is the same with any number of workers or processes and after a resumed training.
+            it is the same with any number of workers and after a resumed training.
         ignore_columns: further columns of the rows that are no input.
 
     Raises:

@@ -12,13 +12,12 @@ import torch
 from datasets import Array2D, Dataset, Features
 from transformers.utils import logging
 
+from hf_mmintent.data.collator import MEDIA_COLUMNS
 from hf_mmintent.modeling.media_decoding import MediaError
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.processing_media import MediaSettings, prepare_media
 
 logger = logging.get_logger(__name__)
-
-MEDIA_COLUMNS = {"audio": ("audio_path", "audio"), "video": ("video_path", "video")}
 
 
 def media_column(names: list[str], modality: str) -> str | None:

@@ -13,7 +13,9 @@ from .run_summary import AblationRow, RunSummary, SplitScores
 RUN_FILE, SCORES_FOLDER = "run.json", "scores"
 
 
-def summary_from_run(model: PreTrainedModel, checkpoint: str | Path, repo_id: str | None = None) -> RunSummary:
+def summary_from_run(
+    model: PreTrainedModel, checkpoint: str | Path, repo_id: str | None = None, run: dict[str, Any] | None = None
+) -> RunSummary:
     """
     What the card of a checkpoint says.
 
@@ -21,23 +23,27 @@ def summary_from_run(model: PreTrainedModel, checkpoint: str | Path, repo_id: st
         model: opened from `checkpoint`.
         checkpoint: folder with `run.json` and, once evaluated, `scores/<split>_<condition>.json`.
         repo_id: where it will live.
+        run: what `run.json` holds, when it is not written yet.
 
     Raises:
         FileNotFoundError: the folder was not written by a training run.
     """
     folder = Path(checkpoint)
-    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) if run is None else run
     settings, facts = run["settings"], run["facts"]
     data, dataset = settings["data"], facts.get("dataset", {})
-    results = [SplitScores(data["validation_split"], _count(run["validation"]), _scores(run["validation"]))]
-    ablation: list[AblationRow] = []
-    split = None
+    validation = data["validation_split"]
+    results = [SplitScores(validation, _count(run["validation"]), _scores(run["validation"]))]
+    by_split: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((folder / SCORES_FOLDER).glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
-        split = found["split"]
-        if found["condition"] == "clean":
-            results.append(SplitScores(split, found["n"], _scores(found["scores"])))
-        ablation.append(AblationRow(_kept(model, found["condition"]), _scores(found["scores"])))
+        by_split.setdefault(found["split"], []).append(found)
+    for split, entries in by_split.items():
+        if split != validation:  # that one is listed already, as the run measured it
+            results += [SplitScores(split, e["n"], _scores(e["scores"])) for e in entries if e["condition"] == "clean"]
+    # One table, of one split: the one that selected nothing, where it was scored.
+    split = next((name for name in by_split if name != validation), next(iter(by_split), None))
+    ablation = [AblationRow(_kept(model, e["condition"]), _scores(e["scores"])) for e in by_split.get(split or "", [])]
     ablation.sort(key=lambda row: (-len(row.modalities), list(row.modalities)))
     return RunSummary.from_model(
         model,

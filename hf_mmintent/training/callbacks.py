@@ -7,6 +7,8 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from hf_mmintent.data.collator import MultimodalCollator
+
 logger = logging.get_logger(__name__)
 
 
@@ -38,3 +40,15 @@ class ZeroDiagnosticWarning(TrainerCallback):
                 logger.warning(
                     f"step {state.global_step}, `{name}` is 0 over the last {args.logging_steps} steps: {meaning}"
                 )
+
+
+class CollatorEpoch(TrainerCallback):
+    """Tells the training collator which epoch begins, so that modality dropout hides other rows in each."""
+
+    def __init__(self, collator: MultimodalCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.collator.set_epoch(int(state.epoch or 0))

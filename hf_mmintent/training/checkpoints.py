@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -30,8 +31,9 @@ def is_complete(checkpoint: str | Path) -> bool:
                 file.keys()
     except (OSError, ValueError, SafetensorError):
         return False
-    needed = ("optimizer.pt", "scheduler.pt")
-    return "global_step" in state and bool(weights) and all((checkpoint / name).is_file() for name in needed)
+    # torch writes these as zip archives, whose directory comes last: a cut file is none
+    archives = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    return "global_step" in state and bool(weights) and len(archives) > 2 and all(map(zipfile.is_zipfile, archives))
 
 
 def last_complete_checkpoint(folder: str | Path) -> Path | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import (
     AutoTokenizer,
@@ -39,6 +40,7 @@ from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.registration import model_class, processor_class
 
+from .callbacks import CollatorEpoch
 from .checkpoints import last_complete_checkpoint
 from .run_config import RunConfig
 from .stages import train_in_stages
@@ -90,7 +92,8 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
     _remember(folder, settings)
 
     set_seed(seed)
-    splits = read_splits(run)
+    with PartialState().main_process_first():  # the others find rows and features in the cache
+        splits = read_splits(run)
     train, validation = splits[run.data.train_split], splits[run.data.validation_split]
     model, processor = build(run, train)
     set_seed(seed)  # what building consumed must not shift the order of the data
@@ -188,6 +191,9 @@ def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMix
     processor = processor_class(run.model_type).from_config(model.config, tokenizer, **run.processor)
     if run.standardize:
         processor.fit_feature_stats(train.select_columns([f"{name}_features" for name in widths]))
+    if run.encoder is not None:  # clips that the finished model encodes itself must meet the same treatment
+        model.config.media_feature_stats = processor.feature_stats or None
+        model.config.media_max_lengths = processor.max_lengths or None
     return model, processor
 
 
@@ -253,27 +259,28 @@ def make_trainer(
         train = train.add_column(arguments.length_column_name, [len((text or "").split()) for text in train["text"]])
     counts = None if regression else _label_counts(train)
     patience = run.early_stopping_patience
+    drop = tuple(run.data.drop_modalities)
+    collator = MultimodalCollator(
+        processor,
+        training=True,
+        modality_dropout=run.modality_dropout,
+        drop_modalities=drop,
+        seed=seed,
+        ignore_columns=(arguments.length_column_name,),
+    )
     return MultimodalTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
-        data_collator=MultimodalCollator(
-            processor,
-            training=True,
-            modality_dropout=run.modality_dropout,
-            drop_modalities=tuple(run.data.drop_modalities),
-            seed=seed,
-            ignore_columns=(arguments.length_column_name,),
-        ),
-        eval_collator=MultimodalCollator(  # also reads training rows, where a model asks for them between epochs
-            processor,
-            drop_modalities=tuple(run.data.drop_modalities),
-            ignore_columns=(arguments.length_column_name,),
-        ),
+        data_collator=collator,
+        eval_collator=MultimodalCollator(processor, drop_modalities=drop),
         compute_metrics=build_compute_metrics(model.config.problem_type, processor.label_names, counts),
-        callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
+        callbacks=[
+            CollatorEpoch(collator),
+            *([] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]),
+        ],
         learning_rates=run.learning_rates,
     )
 
@@ -318,9 +325,10 @@ def _save(trained: TrainedRun, model: PreTrainedModel, processor: ProcessorMixin
         "facts": trained.facts,
         "settings": settings,
     }
+    card = build_model_card(summary_from_run(model, trained.checkpoint, run=summary))
+    card.save(trained.checkpoint / "README.md")
     with atomic_path(trained.checkpoint / SUMMARY_FILE) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    build_model_card(summary_from_run(model, trained.checkpoint)).save(trained.checkpoint / "README.md")
 
 
 def _dataset_facts(rows: Dataset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
@@ -95,14 +96,18 @@ class MultimodalTrainer(Trainer):
             self._diagnostics[name].append(value.detach().float())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and self._diagnostics:
-            for name, values in sorted(self._diagnostics.items()):
-                logs[name] = round(self._mean_over_processes(torch.stack(values).mean()), 6)
-            self._diagnostics.clear()
+        if "loss" in logs:
+            logs.update(self._mean_diagnostics())
         super().log(logs, *args, **kwargs)
 
-    def _mean_over_processes(self, value: torch.Tensor) -> float:
-        return self.accelerator.gather(value.reshape(1)).mean().item()
+    def _mean_diagnostics(self) -> dict[str, float]:
+        """Mean since the last log, over all processes; a process may lack a figure, when its batches lack a modality."""
+        own = {name: torch.stack(values).mean().item() for name, values in self._diagnostics.items()}
+        self._diagnostics.clear()
+        every = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+        names = sorted({name for found in every for name in found})
+        means = {name: [found[name] for found in every if name in found] for name in names}
+        return {name: round(sum(values) / len(values), 6) for name, values in means.items()}
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our card in place of the library's, which is half placeholder text; called by `push_to_hub`."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from hf_mmintent.training import RunConfig
-from tests.hf_mmintent.training_cases import settings
+from tests.hf_mmintent.training_cases import LABELS, settings
 from tests.modeling.media_files import write_media
 
 LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -66,7 +66,8 @@ def test_predict_ranks_the_labels_of_a_sentence(trained: tuple[Path, str], root:
     folder, _ = trained
     checkpoint = str(folder / "seed_0" / "final")
     printed = start(root, sys.executable, "examples/predict.py", checkpoint, "--text", "hello", "--top_k", "2")
-    assert len(printed.splitlines()) >= 2
+    ranked = [line.split() for line in printed.splitlines() if line and line.split()[-1] in LABELS]
+    assert len(ranked) == 2 and 1 >= float(ranked[0][0]) >= float(ranked[1][0]) >= 0
 
 
 def test_predict_says_that_a_checkpoint_takes_no_clips(trained: tuple[Path, str], root: Path, tmp_path: Path) -> None:

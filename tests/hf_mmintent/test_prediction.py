@@ -133,6 +133,24 @@ def test_features_made_offline_equal_those_made_inside(checkpoint: Path, clips: 
     np.testing.assert_allclose(inside, offline, atol=1e-5)
 
 
+def test_standardised_features_are_standardised_inside_too(checkpoint: Path, clips: Path, tmp_path: Path) -> None:
+    """What training did to extracted features, cutting and standardising, happens to raw clips after reloading as well."""
+    model, processor = open_checkpoint(checkpoint)
+    media = rows_of(clips, ["whole.mp4", "longer.mp4"])
+    extracted = add_media_features(media, model.base_model.media_encoder)
+    processor.max_lengths = {"audio": 20, "video": 5}
+    processor.fit_feature_stats(extracted)
+    model.config.media_feature_stats, model.config.media_max_lengths = processor.feature_stats, processor.max_lengths
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    model, processor = open_checkpoint(tmp_path)
+    collator = MultimodalCollator(processor)
+    inside, offline = predict(model, media, collator), predict(model, extracted, collator)
+    np.testing.assert_allclose(inside, offline, atol=1e-5)
+    plain, _ = open_checkpoint(checkpoint)
+    assert not np.allclose(predict(plain, media, collator), inside, atol=1e-3)
+
+
 def test_extraction_names_the_file_that_fails(checkpoint: Path, clips: Path) -> None:
     model, _ = open_checkpoint(checkpoint)
     with pytest.raises(MediaError, match=r"truncated\.mp4"):
