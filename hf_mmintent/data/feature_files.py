@@ -74,6 +74,7 @@ class FeatureFile:
         value, self._map = open_pickle(path, trust_pickle)
         if not isinstance(value, dict):
             raise DataError(f"{path} holds a {type(value).__name__}, not a dict from keys to features.")
+        self._release()
         return value
 
     def __len__(self) -> int:
@@ -114,10 +115,15 @@ class FeatureFile:
             return None
         self.report.features(self.modality, key, values)
         self._given += values.nbytes
-        if self._map is not None and self._given > _RELEASE_AFTER and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)  # pages of rows that were read; they would count as our memory
-            self._given = 0
+        if self._given > _RELEASE_AFTER:
+            self._release()
         return values
+
+    def _release(self) -> None:
+        """Unmap the pages that were read; they come back when they are needed, and count as our memory meanwhile."""
+        if self._map is not None and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+        self._given = 0
 
     def _read(self, key: str) -> np.ndarray | None:
         value = self.entries[key]

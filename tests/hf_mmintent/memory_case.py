@@ -1,10 +1,10 @@
 """Child process of the memory tests: build MIntRec-like features, read every row, print what it took.
 
-    python -m tests.hf_mmintent.memory_case ROWS VIDEO_STEPS AUDIO_STEPS FOLDER
+    python -m tests.hf_mmintent.memory_case ROWS[,ROWS…] VIDEO_STEPS AUDIO_STEPS FOLDER
 
-Lengths are uniform up to the given steps, widths 1024 (video) and 768 (audio). Prints the peak of the process's own
-(anonymous) memory in MiB above what the imports took, the bytes of the feature files in MiB and the seconds. Pages of
-mapped files are not counted: the system takes them back when it needs them.
+Lengths are uniform up to the given steps, widths 1024 (video) and 768 (audio). Prints for every number of rows the peak
+of the process's own (anonymous) memory in MiB above what the imports took, the size of the feature files in MiB and the
+seconds. Pages of mapped files are not counted: the system takes them back when it needs them.
 """
 
 import pickle
@@ -50,8 +50,9 @@ def own_memory() -> float:
     raise RuntimeError("this system does not tell the anonymous memory of a process")
 
 
-def main() -> None:
-    rows, video, audio, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+def measure(rows: int, video: int, audio: int, folder: Path) -> None:
+    """Build, read and print for one number of rows."""
+    folder.mkdir()
     size = write_folder(folder, rows, {"video": (video, 1024), "audio": (audio, 768)})
     from hf_mmintent.data.loading import load
 
@@ -74,6 +75,11 @@ def main() -> None:
     done.set()
     thread.join()
     print(f"RESULT {max(peak[0] - before, 0):.0f} {size / 2**20:.0f} {time.time() - start:.1f}")
+
+
+def main() -> None:
+    for rows in map(int, sys.argv[1].split(",")):
+        measure(rows, int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) / str(rows))
 
 
 if __name__ == "__main__":

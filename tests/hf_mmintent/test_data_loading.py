@@ -385,27 +385,27 @@ def test_shared_groups():
 # ---- memory
 
 
-def measure_memory(rows: int, video_steps: int, audio_steps: int, folder: Path, root: Path) -> tuple[int, int, float]:
-    """Peak of the loading process's own memory (MiB), size of the feature files (MiB), seconds; in a fresh process."""
-    folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "tests.hf_mmintent.memory_case",
-        *map(str, (rows, video_steps, audio_steps, folder)),
-    ]
+def measure_memory(
+    counts: list[int], video_steps: int, audio_steps: int, folder: Path, root: Path
+) -> list[tuple[int, int, float]]:
+    """
+    For every number of rows the peak of the loading process's own memory (MiB), the size of the feature files (MiB) and
+    the seconds; measured in a fresh process, the smallest first.
+    """
+    arguments = [",".join(map(str, counts)), str(video_steps), str(audio_steps), str(folder)]
+    command = [sys.executable, "-m", "tests.hf_mmintent.memory_case", *arguments]
     environment = {**os.environ, "HF_HOME": str(folder / "home")}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    peak, size, seconds = done.stdout.split("RESULT ")[1].split()
-    shutil.rmtree(folder)
-    return int(peak), int(size), float(seconds)
+    for child in folder.iterdir():
+        shutil.rmtree(child)
+    results = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    return [(int(peak), int(size), float(seconds)) for peak, size, seconds in results]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_rows(tmp_path, root):
-    few, few_size, _ = measure_memory(40, 100, 200, tmp_path / "few", root)
-    many, many_size, _ = measure_memory(400, 100, 200, tmp_path / "many", root)
+    (few, few_size, _), (many, many_size, _) = measure_memory([40, 400], 100, 200, tmp_path, root)
     print(f"{few_size} MiB of features: {few} MiB of memory; {many_size} MiB: {many} MiB")
     assert many_size > 9 * few_size
     assert many - few < 60
@@ -416,7 +416,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, root):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_of_mintrec_at_full_size(tmp_path, root):
     """2,224 rows of up to 230 × 1024 and 480 × 768 numbers; takes about twice the size of the features on disk."""
-    peak, size, seconds = measure_memory(2224, 230, 480, tmp_path / "full", root)
+    ((peak, size, seconds),) = measure_memory([2224], 230, 480, tmp_path, root)
     print(f"{size} MiB of features: {peak} MiB of memory, {seconds} s")
     assert size > 2500
     assert peak < 1024
