@@ -61,6 +61,6 @@ def test_quickstart_settings_from_clips_to_one_label(
     answer = predict_one((model, processor), clip=row["video_path"], text=row["text"], top_k=8)
     logits = np.asarray(scored.predictions.scores[3], np.float64)
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    given = {name: probability for name, probability in answer.ranking}
+    given = dict(answer.ranking)
     for index, name in model.config.id2label.items():
         assert given[name] == pytest.approx(expected[index], abs=1e-5)
