@@ -25,6 +25,7 @@ from hf_mmintent.modeling.media_decoding import Clip, MediaError, decode_clip
 from hf_mmintent.modeling.media_front_ends import whisper_mel
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.processing_media import MediaSettings, prepare_media
+from tests.hub_stub import BLOCK_PACKAGE
 from tests.modeling.media_files import index_of, tone, write_media
 
 SPEECH = {
@@ -534,14 +535,16 @@ def test_encode_clip_without_a_front_end(clip_path, silent_path):
             deaf.encode_clip(clip)
 
 
-REMOTE = """
-import importlib.util, sys
+REMOTE = (
+    BLOCK_PACKAGE
+    + """
+import sys
 import torch
 from transformers import AutoModel
-assert importlib.util.find_spec("hf_mmintent") is None
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 torch.save(model.encode_clip(sys.argv[2]).to_tuple(), sys.argv[3])
 """
+)
 
 
 def test_the_code_travels_with_the_checkpoint(tmp_path, clip_path):
