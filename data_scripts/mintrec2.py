@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 
 from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, find_file, read_table, resolve_inside
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
 from hf_mmintent.data.dialogues import CONTEXT, previous_turns, turn_number
 from hf_mmintent.data.feature_files import FeatureFile
 
@@ -71,11 +71,6 @@ class MIntRec2(MultimodalBuilder):
     COLUMNS = {"speaker": datasets.Value("string"), "dialogue_id": datasets.Value("string"), "context": CONTEXT}
     MEDIA = ("audio", "video")
 
-    @property
-    def REMEMBERED_COUNTS(self) -> dict[str, int]:  # noqa: N802 - an attribute of the base, here per configuration
-        """Sizes that only warn."""
-        return _REMEMBERED[self.config.name]
-
     def label_names(self) -> tuple[str, ...]:
         return _LABELS if self.config.name == "in_scope" else (*_LABELS, _UNKNOWN)
 
@@ -86,6 +81,8 @@ class MIntRec2(MultimodalBuilder):
     def read_tables(self) -> dict[str, list[Row]]:
         parts = {split: self._parts(split) for split in _FILES}
         tables = {split: [row for part in parts[split] for row in self._rows(part, split)] for split in _FILES}
+        found = {split: len(rows) for split, rows in tables.items()}
+        check_counts(found, _REMEMBERED[self.config.name], False, self.name)
         if self.config.name == "oos":
             self._check_scopes(tables["test"])
         return {
