@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 @dataclass
@@ -107,6 +111,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """A run from plain containers; unknown fields are errors."""
+        values = _numbers(values)
         _check_names("run", values, cls)
         data = values.get("data") or {}
         _check_names("data", data, DataSettings)
@@ -115,6 +120,15 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as a YAML or JSON file holds them."""
         return dataclasses.asdict(self)
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers such as `2e-5`, which YAML 1.1 takes for text because they have no point, as numbers."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _check_names(group: str, values: Mapping[str, Any], kind: type) -> None:

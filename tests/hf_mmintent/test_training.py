@@ -226,7 +226,9 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: {name: mintrec}\nconfig: {temperature: 0.1}\n")
     flags = ["--config.temperature", "0.5", "--seeds", "1", "2", "--data.data_dir=/x", "--standardize"]
+    flags += ["--training.learning_rate", "2e-4"]  # no point: text for YAML 1.1
     run = RunConfig.load(path, parse_overrides(flags))
+    assert run.training == {"learning_rate": 2e-4}
     assert run.config == {"temperature": 0.5} and list(run.seeds) == [1, 2]
     assert run.data.data_dir == "/x" and run.data.name == "mintrec" and run.standardize is True
 
