@@ -104,7 +104,7 @@ class PlumNetConfig(MultimodalConfig):
     def num_structure_classes(self) -> int:
         """C, the number of classes of the labels per modality."""
         if self.problem_type != "regression":
-            return self.num_labels
+            return int(self.num_labels or 0)
         fixed = {"sign": 3, "round7": 7}
         return fixed[self.structure_bins] if isinstance(self.structure_bins, str) else len(self.structure_bins) + 1
 
@@ -112,7 +112,7 @@ class PlumNetConfig(MultimodalConfig):
     def default_bin_values(self) -> list[float]:
         """Target that stands for each class of a regression until training has measured its mean."""
         if self.problem_type != "regression":
-            return [0.0] * self.num_labels
+            return [0.0] * self.num_structure_classes
         if self.structure_bins == "sign":
             return [-1.0, 0.0, 1.0]
         if self.structure_bins == "round7":

@@ -220,3 +220,22 @@ def task_loss(
     known = labels != -100
     weights = known.to(logits.dtype) if class_weight is None else class_weight[labels.masked_fill(~known, 0)] * known
     return total / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)  # 0, not NaN, when every label is ignored
+
+
+def soft_target_loss(logits: Tensor, target: Tensor, known: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """
+    Mean over the known rows of the cross-entropy with target distributions; class weights enter both sums.
+
+    Args:
+        logits: (B, C).
+        target: (B, C), rows sum to 1.
+        known: (B,) bool, rows that count.
+        class_weight: (C,).
+
+    Returns:
+        () float32; 0 when no row counts.
+    """
+    per_class = target if class_weight is None else target * class_weight
+    per_class = per_class * known[:, None]
+    total = -(logits.float().log_softmax(-1) * per_class).sum()
+    return total / per_class.sum().clamp(min=torch.finfo(torch.float32).tiny)

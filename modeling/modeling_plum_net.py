@@ -14,6 +14,7 @@ Representation Network", AAAI 2026. Equations are numbered as there; no public c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from transformers.utils import can_return_tuple, logging
 from .class_contrast import across_modalities_contrast, within_modality_contrast
 from .configuration_plum_net import PlumNetConfig
 from .layers import clear_padding, masked_mean
-from .losses import task_loss
+from .losses import soft_target_loss, task_loss
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
@@ -71,7 +72,7 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
             dataloader: batches of the training split with `labels`; with several processes, each its own share.
             progress: show a bar.
         """
-        base = self.base_model
+        base: Any = self.base_model
         training, device = self.training, base.labeller.prototypes.device
         found = ClassSums(*base.labeller.prototypes.shape, device)
         seen: list[tuple[Tensor, ...]] = []
@@ -86,7 +87,8 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
 
     def on_stage_epoch_start(self, dataloader: Iterable[Mapping[str, Tensor]]) -> None:
         """Refresh the prototypes where the schedule says so, and count the epoch (for the warm-up of the labels)."""
-        config, labeller = self.config, self.base_model.labeller
+        base: Any = self.base_model
+        config, labeller = self.config, base.labeller
         labeller.epochs_started += 1
         if not (config.use_psl_tfb or config.class_balanced_ce):
             return
@@ -94,7 +96,7 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
         first = not bool(labeller.class_counts.any())  # a run without a first stage needs them once as well
         if config.prototype_schedule == "epoch" and (moving or first):
             self.update_prototypes(dataloader, progress=True)
-        elif config.prototype_schedule == "bank" and moving and self.base_model.bank is None:
+        elif config.prototype_schedule == "bank" and moving and base.bank is None:
             self.update_prototypes(dataloader, progress=True)  # also fills the bank
 
 
@@ -588,8 +590,8 @@ class PlumNetForSequenceClassification(PlumNetPreTrainedModel):
             if self.config.psl_target == "hard":
                 own = nn.functional.one_hot(out.hard_labels[:, index].clamp(min=0), own.shape[-1]).float()
             own = torch.where(warm[index], own, truth)
-            common.append(_cross_entropy(branch_logits["common"][:, index], truth, known, weight))
-            private.append(_cross_entropy(branch_logits["private"][:, index], own, known, weight))
+            common.append(soft_target_loss(branch_logits["common"][:, index], truth, known, weight))
+            private.append(soft_target_loss(branch_logits["private"][:, index], own, known, weight))
         return torch.stack(common).sum(), torch.stack(private).sum()
 
     def alignment_terms(self, out: PlumNetModelOutput, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -602,11 +604,3 @@ class PlumNetForSequenceClassification(PlumNetPreTrainedModel):
             for i in range(len(config.modalities))
         ]
         return inter, torch.stack(intra).sum()
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over the known rows of the cross-entropy with target distributions (B, C); class weights enter both sums."""
-    per_class = target if weight is None else target * weight
-    per_class = per_class * known[:, None]
-    total = -(logits.float().log_softmax(-1) * per_class).sum()
-    return total / per_class.sum().clamp(min=torch.finfo(torch.float32).tiny)

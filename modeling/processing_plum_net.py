@@ -24,31 +24,16 @@ class PlumNetProcessor(MultimodalProcessor):
         return [*super().model_input_names, "sample_index"]
 
     def __call__(
-        self,
-        text: Any = None,
-        audio: Any = None,
-        video: Any = None,
-        labels: Any = None,
-        return_labelled_view: bool = False,
-        return_tensors: str | None = "pt",
-        sample_index: Any = None,
-        **features: Any,
+        self, *args: Any, sample_index: Any = None, return_tensors: str | None = "pt", **kwargs: Any
     ) -> BatchFeature:
         """
         Args:
             sample_index: position in the training split per sample.
+            return_tensors: "pt" or "np".
 
         Other arguments are those of [`MultimodalProcessor`].
         """
-        batch = super().__call__(
-            text=text,
-            audio=audio,
-            video=video,
-            labels=labels,
-            return_labelled_view=return_labelled_view,
-            return_tensors=return_tensors,
-            **features,
-        )
+        batch = super().__call__(*args, return_tensors=return_tensors, **kwargs)
         if sample_index is not None:
             index = np.atleast_1d(np.asarray(sample_index, np.int64))
             batch["sample_index"] = torch.from_numpy(index) if return_tensors == "pt" else index

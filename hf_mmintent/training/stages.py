@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.modeling.modeling_base import MMIntentPreTrainedModel
 
 from .checkpoints import last_complete_checkpoint
 from .trainer import MultimodalTrainer
@@ -68,7 +69,8 @@ class _TrainingRows:
     """This process's share of the training rows, in batches; nothing is read before somebody iterates."""
 
     def __init__(self, trainer: MultimodalTrainer) -> None:
-        rows, accelerator = trainer.train_dataset, trainer.accelerator
+        rows: Any = trainer.train_dataset
+        accelerator = trainer.accelerator
         # Not prepared by Accelerate, which repeats rows to give every process the same number of batches.
         share = Subset(rows, range(accelerator.process_index, len(rows), accelerator.num_processes))
         self.loader: DataLoader = DataLoader(
@@ -83,7 +85,7 @@ class _TrainingRows:
 
 
 def train_in_stages(
-    model: PreTrainedModel, folder: str | Path, make_trainer: MakeTrainer
+    model: MMIntentPreTrainedModel, folder: str | Path, make_trainer: MakeTrainer
 ) -> tuple[MultimodalTrainer, list[FinishedStage]]:
     """
     Run `model.config.training_stages` in turn, each in `folder/stage_<i>_<name>`, each from the best weights of the one before.
@@ -154,6 +156,6 @@ def _finished(place: Path) -> FinishedStage | None:
     return FinishedStage(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def _load_weights(model: nn.Module, folder: Path) -> None:
+def _load_weights(model: PreTrainedModel, folder: Path) -> None:
     """The weights of a saved stage into the model that is there."""
     model.load_state_dict(type(model).from_pretrained(folder).state_dict())

@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 
 from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
 from hf_mmintent.modeling.configuration_plum_net import PlumNetConfig
-from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification, _cross_entropy
+from hf_mmintent.modeling.losses import soft_target_loss
+from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification
 from hf_mmintent.modeling.plum_net_branches import LabelAttention
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.recorder import Recorder
@@ -95,10 +96,10 @@ def test_eq_6_by_hand() -> None:
     target = nn.functional.one_hot(torch.tensor([0, 1, 2])).float()
     known = torch.tensor([True, True, False])
     log2 = float(np.log(2))
-    assert _cross_entropy(logits, target, known, None).item() == pytest.approx((log2 + 2 * log2) / 2)
+    assert soft_target_loss(logits, target, known, None).item() == pytest.approx((log2 + 2 * log2) / 2)
     weight = torch.tensor([3.0, 1.0, 1.0])
-    assert _cross_entropy(logits, target, known, weight).item() == pytest.approx((3 * log2 + 2 * log2) / 4)
-    assert _cross_entropy(logits, target, ~known & False, None).item() == 0.0
+    assert soft_target_loss(logits, target, known, weight).item() == pytest.approx((3 * log2 + 2 * log2) / 4)
+    assert soft_target_loss(logits, target, ~known & False, None).item() == 0.0
 
 
 def test_branch_terms_equal_a_loop() -> None:
@@ -598,3 +599,4 @@ def test_the_processor_passes_sample_numbers_on(tiny_tokenizer: Any) -> None:
     found = processor(text=["thank you", "please leave"], labels=[0, 1], sample_index=[7, 9])
     assert found["sample_index"].tolist() == [7, 9] and "sample_index" in processor.model_input_names
     assert "sample_index" not in processor(text="thank you")
+    assert isinstance(processor("thank you", sample_index=3, return_tensors="np")["sample_index"], np.ndarray)
