@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
