@@ -39,11 +39,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: processor time of this process")
+    parser.add_argument(
+        "--return_memory", action="store_true", help="leave it to the C library to return freed memory between steps"
+    )
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="also write the figures to this file")
     settings = vars(parser.parse_args())
     path, pairs = settings.pop("json"), settings.pop("set")
+    settings["keep_memory"] = not settings.pop("return_memory")
     for pair in pairs:
         if "=" not in pair:
             parser.error(f"--set {pair}: write FIELD=VALUE")

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from hf_mmintent.benchmark.subject import Subject
+from hf_mmintent.memory import release_freed_memory
 
 Work = Callable[[], Any]
 
@@ -131,6 +132,7 @@ def peak_memory(work: Work, device: torch.device) -> tuple[int | None, str]:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, "CUDA tensors"
+    release_freed_memory()  # else what earlier work left would serve this one unseen
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
         before = _status_bytes("VmRSS")

@@ -27,6 +27,7 @@ from hf_mmintent.benchmark.measures import (
 )
 from hf_mmintent.benchmark.shapes import LENGTHS, shape_named
 from hf_mmintent.benchmark.subject import Subject
+from hf_mmintent.memory import keep_freed_memory
 
 
 @dataclass
@@ -44,6 +45,7 @@ class BenchmarkConfig:
         dtype: "fp32", or "bf16" for mixed precision.
         device: "cpu", "cuda" or "auto".
         clock: "wall" or "cpu".
+        keep_memory: keep freed memory for the next step, see [`keep_freed_memory`]; it stays so in this process.
         repeats: timed rounds.
         seed: of weights and data.
     """
@@ -60,6 +62,7 @@ class BenchmarkConfig:
     dtype: str = "fp32"
     device: str = "auto"
     clock: str = "wall"
+    keep_memory: bool = True
     repeats: int = 10
     seed: int = 0
 
@@ -87,6 +90,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    kept = config.keep_memory and keep_freed_memory()
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     shape = shape_named(config.shapes)
@@ -103,7 +107,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     )
     report: dict[str, Any] = {
         "settings": {**vars(config), "batch_size": shape.batch_size, "text_length": shape.text},
-        "environment": environment(device),
+        "environment": {**environment(device), "keeps_freed_memory": kept},
         "parameters": parameters(subject),
         "flops": flops(subject, config),
     }
@@ -261,7 +265,8 @@ def format_report(report: dict[str, Any]) -> str:
         f"{settings['model_type']}, shapes {settings['shapes']}: batch {settings['batch_size']}, text "
         f"{settings['text_length']}, {settings['dtype']}, {settings['clock']} clock, {settings['repeats']} rounds",
         f"{where['device']}, {where['threads']} of {where['cores']} threads, load {where['load_before']:.1f} before and "
-        f"{where['load_after']:.1f} after, torch {where['torch']}, transformers {where['transformers']}",
+        f"{where['load_after']:.1f} after, freed memory {'kept' if where['keeps_freed_memory'] else 'returned'}, "
+        f"torch {where['torch']}, transformers {where['transformers']}",
         f"parameters                {numbers['total'] / 1e6:.2f} M, text encoder "
         + ("n/a" if text is None else f"{text / 1e6:.2f} M"),
         f"FLOPs per sample          inference {giga(counted['inference_per_sample'])}, training step "

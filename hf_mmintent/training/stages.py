@@ -70,7 +70,9 @@ class _TrainingRows:
 
     def __init__(self, trainer: MultimodalTrainer) -> None:
         rows: Any = trainer.train_dataset
-        accelerator = trainer.accelerator
+        accelerator, length = trainer.accelerator, trainer.args.length_column_name
+        if length in rows.column_names:  # for the sampler, no input
+            rows = rows.remove_columns(length)
         # Not prepared by Accelerate, which repeats rows to give every process the same number of batches.
         share = Subset(rows, range(accelerator.process_index, len(rows), accelerator.num_processes))
         self.loader: DataLoader = DataLoader(

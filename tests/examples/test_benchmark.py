@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,9 @@ def subject() -> Subject:
 
 @pytest.mark.parametrize("model_type", CLASSIFIERS)
 def test_every_architecture_is_measured(model_type: str, tiny_shape: str) -> None:
-    config = BenchmarkConfig(model_type, tiny_shape, text="tiny", lengths="mintrec", device="cpu", repeats=2)
+    config = BenchmarkConfig(
+        model_type, tiny_shape, text="tiny", lengths="mintrec", device="cpu", repeats=2, keep_memory=False
+    )
     report = run_benchmark(config)
     assert {"settings", "environment", "parameters", "flops", "training", "inference", "batch_invariance"} <= set(
         report
@@ -72,10 +76,9 @@ def test_the_script_prints_and_writes_its_report(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
-    command = (
-        "mvcl_daf --shapes mini --text tiny --batch_size 2 --repeats 1 --dtype bf16 --device cpu --set visual_layers=1"
-    )
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *command.split(), "daf_max_depth=2", "--json", str(path)])
+    command = "mvcl_daf --shapes mini --text tiny --batch_size 2 --repeats 1 --dtype bf16 --device cpu --return_memory"
+    settings = ["--set", "visual_layers=1", "daf_max_depth=2", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *command.split(), *settings])
     runpy.run_path(str(root / "examples" / "benchmark.py"), run_name="__main__")
     printed = capsys.readouterr().out
     for name in (
@@ -215,6 +218,42 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
     if found is None:
         pytest.skip(what)
     assert 80 * 2**20 < found < 300 * 2**20
+
+
+def in_a_process(code: str, root: Path, **variables: str) -> list[int]:
+    """Numbers that `code` prints; malloc's settings stay with a process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**environment, **variables},
+    )
+    return [int(value) for value in out.stdout.split()]
+
+
+def test_freed_memory_is_kept_or_released(root: Path) -> None:
+    code = (
+        "import torch, resource; from hf_mmintent.memory import keep_freed_memory, release_freed_memory\n"
+        "kept = {keep} and keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def work(): tensors = [torch.ones(2**20) for _ in range(40)]\n"  # 160 MiB, 40960 pages
+        "work(); before = faults(); work(); again = faults() - before\n"
+        "released = release_freed_memory(); before = faults(); work()\n"
+        "print(int(kept), again, int(released), faults() - before)"
+    )
+    kept, again, released, after = in_a_process(code.format(keep=True), root)
+    if not kept:
+        pytest.skip("the C library is not glibc")
+    assert again < 5_000 and released and after > 20_000
+    assert in_a_process(code.format(keep=False), root)[1] > 20_000
+
+
+def test_malloc_settings_of_the_environment_stay(root: Path) -> None:
+    code = "from hf_mmintent.memory import keep_freed_memory; print(int(keep_freed_memory()))"
+    assert in_a_process(code, root, MALLOC_TRIM_THRESHOLD_="1000000") == [0]
 
 
 def test_batch_invariance_finds_a_model_that_mixes_samples(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,13 @@ def test_other_prototype_schedules_train(values: dict[str, Any], tmp_path: Path,
     assert counts.sum(1).tolist() == [24, 24, 24] if schedule == "bank" else counts.sum(1).max() <= 8
 
 
+def test_training_rows_grouped_by_length_are_read_in_order(values: dict[str, Any], tmp_path: Path) -> None:
+    values["training"]["train_sampling_strategy"] = "group_by_length"
+    values["config"]["stages"] = [["alignment", 1]]
+    trained = train_run(RunConfig.from_dict(values), 0, tmp_path / "run")
+    assert weights(trained.checkpoint)["model.labeller.class_counts"].tolist() == [8, 8, 8]
+
+
 def test_epochs_beside_stages_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     values["training"]["num_train_epochs"] = 3
     with pytest.raises(ValueError, match=r"num_train_epochs.*config.stages"):
