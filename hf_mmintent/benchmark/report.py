@@ -186,14 +186,11 @@ def training(subject: Subject, config: BenchmarkConfig, device: torch.device) ->
     if text is not None and subject.words:
         rows = text_batch(batch)
         works["text"] = [lambda: text_step(text, rows, device, dtype)]
-    longest: list[int] = []
+    real: dict[str, list[dict[str, Any]]] = {}
     if config.lengths is not None and subject.words:
-        real = [
-            subject.batch(subject.rows(generator, wordpieces=LENGTHS[config.lengths]), True, device)
-            for _ in range(min(config.repeats, 8))
-        ]
-        longest = [found["input_ids"].shape[1] for found in real]
-        works["step_lengths"] = [lambda found=found: training_step(model, found, dtype) for found in real]
+        real = real_length_batches(subject, generator, config, device)
+        for order, found in real.items():
+            works[f"step_{order}"] = [lambda batch=batch: training_step(model, batch, dtype) for batch in found]
     clock = make_clock(config.clock, device)
     times = interleaved(works, config.repeats, clock, before=lambda: model.zero_grad(set_to_none=True))
     training_step(model, batch, dtype)  # gradients for the optimizer
@@ -211,17 +208,35 @@ def training(subject: Subject, config: BenchmarkConfig, device: torch.device) ->
         "lengths": None,
         "peak_memory": {"training_step": memory, "what": what},
     }
-    if longest:
+    if real:
         # Batches differ in length: only means over all of them compare with the full length.
-        found["lengths"] = {
-            "distribution": config.lengths,
-            "text_lengths": longest,
-            "over_padded": summary(times["step_lengths"])["mean_ms"] / summary(times["step"])["mean_ms"],
-            "samples_per_second": 1e3
-            * size
-            / (summary(times["step_lengths"])["mean_ms"] + summary(times["optimizer"])["mean_ms"]),
-        }
+        found["lengths"] = {"distribution": config.lengths}
+        for order, batches in real.items():
+            mean = summary(times[f"step_{order}"])["mean_ms"]
+            found["lengths"][order] = {
+                "text_lengths": [batch["input_ids"].shape[1] for batch in batches],
+                "over_padded": mean / summary(times["step"])["mean_ms"],
+                "samples_per_second": 1e3 * size / (mean + summary(times["optimizer"])["mean_ms"]),
+            }
     return found
+
+
+def real_length_batches(
+    subject: Subject, generator: np.random.Generator, config: BenchmarkConfig, device: torch.device
+) -> dict[str, list[dict[str, Any]]]:
+    """
+    The same rows with real text lengths in batches of two orders.
+
+    "grouped" is what `train_sampling_strategy: group_by_length` makes of them: sorted by length within a stretch of some
+    batches. "random" pads almost every batch to the long tail.
+    """
+    size, count = subject.shape.batch_size, min(config.repeats, 8)
+    rows = subject.rows(generator, size * count, wordpieces=LENGTHS[config.lengths])
+    orders = {"grouped": sorted(rows, key=lambda row: len(row["text"].split())), "random": rows}
+    return {
+        order: [subject.batch(found[start : start + size], True, device) for start in range(0, len(rows), size)]
+        for order, found in orders.items()
+    }
 
 
 def inference(subject: Subject, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
@@ -251,7 +266,7 @@ def format_report(report: dict[str, Any]) -> str:
     numbers, counted, step = report["parameters"], report["flops"], report["training"]
 
     def line(name: str, values: dict[str, float]) -> str:
-        return f"  {name:<24}{values['median_ms']:>10.1f} ms median {values['min_ms']:>10.1f} min {values['max_ms']:>10.1f} max"
+        return f"  {name:<28}{values['median_ms']:>9.1f} ms median {values['min_ms']:>10.1f} min {values['max_ms']:>10.1f} max"
 
     def mega(value: int | None) -> str:
         return "n/a" if value is None else f"{value / 2**20:.0f} MiB"
@@ -272,7 +287,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"FLOPs per sample          inference {giga(counted['inference_per_sample'])}, training step "
         f"{giga(counted['training_per_sample'])}, text passes {giga(counted['text_passes_per_sample'])}",
         "training (forward and backward)",
-        *(line(name.replace("_", ", real "), values) for name, values in step.items()),
+        *(line(name.replace("_", ", real lengths "), values) for name, values in step.items()),
         f"samples per second        {report['samples_per_second']:.1f} with the optimizer",
     ]
     ratio = report["step_over_text"]
@@ -284,10 +299,10 @@ def format_report(report: dict[str, Any]) -> str:
             f"{ratio['median_of_pairs']:.3f} of pairs, {counted['training_over_text']:.3f} in FLOPs "
             f"({report['text_views']} text views)"
         )
-    real = report["lengths"]
-    if real is not None:
+    for order in ("grouped", "random") if report["lengths"] is not None else ():
+        real = report["lengths"][order]
         lines.append(
-            f"real lengths / padded     {real['over_padded']:.3f} ({real['distribution']}, batches of "
+            f"real lengths / padded     {real['over_padded']:.3f} {order} ({report['lengths']['distribution']}, batches of "
             f"{min(real['text_lengths'])} to {max(real['text_lengths'])} tokens, {real['samples_per_second']:.1f} samples/s)"
         )
     out, moved = report["inference"], report["batch_invariance"]

@@ -59,14 +59,15 @@ def test_every_architecture_is_measured(model_type: str, tiny_shape: str) -> Non
         report
     )
     assert {"peak_memory", "samples_per_second", "step_over_text", "lengths", "text_views"} <= set(report)
-    assert set(report["training"]) == {"step", "text", "step_lengths", "optimizer"}
+    assert set(report["training"]) == {"step", "text", "step_grouped", "step_random", "optimizer"}
     flops = report["flops"]
     assert flops["training_per_sample"] > flops["inference_per_sample"] > 0
     assert flops["training_per_sample"] > flops["text_passes_per_sample"] > 0
     assert 0 < report["parameters"]["text_encoder"] < report["parameters"]["total"]
     assert report["batch_invariance"]["max_difference"] <= 1e-5
     assert report["batch_invariance"]["max_logit"] > 0
-    assert max(report["lengths"]["text_lengths"]) <= TINY.text
+    grouped, random = (report["lengths"][order]["text_lengths"] for order in ("grouped", "random"))
+    assert sum(grouped) <= sum(random) and max(grouped) == max(random) <= TINY.text
     assert all(value > 0 for value in report["step_over_text"].values())
     json.dumps(report)  # plain containers
     assert "step / text passes" in format_report(report)
