@@ -62,6 +62,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         CITATION, HOMEPAGE, LICENSE: For the dataset card.
         LABELS: Class names in official order; `None` for a number. Per configuration: override [`label_names`].
         LABEL_RANGE: Smallest and largest value of a number.
+        TEXT: Whether the dataset has text that may be an input; without it the rows have no such column.
         COLUMNS: Further columns of the rows and their types.
         MEDIA: Modalities whose files [`media_of`] finds, e.g. `("audio", "video")`.
         COUNTS: Verified rows per split; `REMEMBERED_COUNTS` only warn. Per configuration: override [`row_counts`].
@@ -76,6 +77,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
     LICENSE: ClassVar[str] = ""
     LABELS: ClassVar[Sequence[str] | None] = None
     LABEL_RANGE: ClassVar[tuple[float, float] | None] = None
+    TEXT: ClassVar[bool] = True
     COLUMNS: ClassVar[Mapping[str, Any]] = {}
     MEDIA: ClassVar[Sequence[str]] = ()
     COUNTS: ClassVar[Mapping[str, int]] = {}
@@ -155,7 +157,9 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         columns: dict[str, Any] = {"id": datasets.Value("string")}
-        if self.config.wants("text"):
+        if self.config.groups is not None and self.config.wants("text") and not self.TEXT:
+            raise ValueError(f"`columns` asks for text but {self.name} has none that may be an input.")
+        if self.config.wants("text", self.TEXT):
             columns["text"] = datasets.Value("string")
         names = self.label_names()
         columns["label"] = datasets.Value("float32") if names is None else datasets.ClassLabel(names=list(names))

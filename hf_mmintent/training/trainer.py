@@ -15,6 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.data.data_collator import DataCollator
+from transformers.processing_utils import ProcessorMixin
+from transformers.trainer_utils import TrainOutput
 
 from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.hub.run_summary import RunSummary
@@ -55,6 +57,21 @@ class MultimodalTrainer(Trainer):
         self.learning_rates = dict(learning_rates or {})
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(ZeroDiagnosticWarning())
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # The library aligns special tokens with the processor's tokenizer, and does not expect that there is none.
+        processor = self.processing_class
+        if isinstance(processor, ProcessorMixin) and processor.tokenizer is None:
+            self.processing_class = None
+        try:
+            self._hidden_processor = processor
+            return super().train(*args, **kwargs)
+        finally:
+            self.processing_class = processor
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self.processing_class = self._hidden_processor  # checkpoints hold it
+        return super()._inner_training_loop(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         refuse_test_split("eval_dataset", eval_dataset)
