@@ -25,6 +25,7 @@ from hf_mmintent.benchmark.measures import (
     text_step,
     training_step,
 )
+from hf_mmintent.benchmark.prototypes import keeps_prototypes, prototype_cost
 from hf_mmintent.benchmark.shapes import LENGTHS, shape_named
 from hf_mmintent.benchmark.subject import Subject
 from hf_mmintent.memory import keep_freed_memory
@@ -115,6 +116,10 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     # Before training: memory that training frees stays with the process and would hide what inference needs.
     report["inference"] = inference(subject, config, device)
     report |= training(subject, config, device)
+    report["prototypes"] = None
+    if keeps_prototypes(subject.model):
+        chosen = (config.clock, config.dtype, config.repeats)
+        report["prototypes"] = prototype_cost(subject, np.random.default_rng(config.seed), device, *chosen)
     report["batch_invariance"] = batch_invariance(subject, np.random.default_rng(config.seed + 1), device)
     report["environment"]["load_after"] = os.getloadavg()[0]
     return report
@@ -305,6 +310,13 @@ def format_report(report: dict[str, Any]) -> str:
             f"real lengths / padded     {real['over_padded']:.3f} {order} ({report['lengths']['distribution']}, batches of "
             f"{min(real['text_lengths'])} to {max(real['text_lengths'])} tokens, {real['samples_per_second']:.1f} samples/s)"
         )
+    kept = report["prototypes"]
+    if kept is not None:
+        banks = ", ".join(f"{ratio:.4f} of {size} samples" for size, ratio in kept["bank_over_step"].items())
+        lines += [
+            f"prototype refresh / epoch {kept['refresh_over_step']:.3f} (a pass per first-stage epoch)",
+            f"prototype bank / step     {banks}",
+        ]
     out, moved = report["inference"], report["batch_invariance"]
     lines += [
         "inference",

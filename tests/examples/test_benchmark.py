@@ -276,3 +276,14 @@ def test_clocks_run_forward(kind: str) -> None:
     first = clock()
     torch.ones(1000).sum()
     assert clock() >= first
+
+
+def test_cost_of_prototypes(tiny_shape: str) -> None:
+    report = run_benchmark(
+        BenchmarkConfig("plum_net", tiny_shape, text="tiny", device="cpu", repeats=1, keep_memory=False)
+    )
+    found = report["prototypes"]
+    assert found["refresh_over_step"] > 0 and set(found["bank_over_step"]) == {"1284", "16326"}
+    assert "prototype refresh / epoch" in format_report(report)
+    none = BenchmarkConfig("mvcl_daf", tiny_shape, text="tiny", device="cpu", repeats=1, keep_memory=False)
+    assert run_benchmark(none)["prototypes"] is None
