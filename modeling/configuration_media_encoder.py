@@ -21,7 +21,8 @@ class MediaEncoderConfig(MMIntentConfig):
 
     Each modality has a front end: a formula without weights (`log_mel`, `pixel_grid`), so that a model runs
     offline and small, or a `backbone`, any `AutoModel` that takes waveforms, Whisper mel windows, or images. `None`
-    switches the modality off. No value below is given in a paper unless its comment says so.
+    switches the modality off. No value below is given in a paper unless its comment says so. The features that the
+    datasets were published with are in [`MediaEncoderModel.from_preset`].
 
     Args:
         audio_config, video_config (`dict` or `PreTrainedConfig`, *optional*):
@@ -44,6 +45,7 @@ class MediaEncoderConfig(MMIntentConfig):
     # what the decoder delivers
     sampling_rate: int = 16000  # the rate of every public speech encoder (wav2vec 2.0, HuBERT, WavLM, Whisper)
     frame_rate: float | int = 8.0  # frames per second: lips and brows move at 2-8 Hz, and cost grows with it
+    num_frames: int | None = None  # keep so many of them, evenly spread over the clip (XMEI: 8); None: all
     image_size: int | tuple[int, int] | list[int] = 96  # (height, width) or a square; six pixels per cell of the grid
     image_crop: bool = False  # keep the whole scene: a centre crop loses a speaker at the side
     image_mean: tuple[float | int, ...] | list[float | int] = (0.5, 0.5, 0.5)  # maps [0, 1] to [-1, 1]
@@ -59,7 +61,9 @@ class MediaEncoderConfig(MMIntentConfig):
     mel_log_offset: float = 1e-6  # power added before the logarithm; silence becomes -13.8, not minus infinity
     mel_mean: float | int = -6.0  # subtracted: about the mean log power of clearly recorded speech
     mel_std: float | int = 4.0  # divided by: about its deviation; constants, so no clip depends on another
-    frames_per_step: int = 1  # mel frames per feature step; 2-5 shorten long clips
+
+    # both audio front ends
+    frames_per_step: int = 1  # mel frames or backbone states per feature step; 2-5 shorten long clips
     step_reduction: Literal["mean", "stack"] = (
         "mean"  # stack keeps the order within a step at that many times the width
     )
@@ -74,11 +78,20 @@ class MediaEncoderConfig(MMIntentConfig):
     video_config: dict | PreTrainedConfig | None = None
     audio_layers: tuple[int, ...] | list[int] | None = None  # hidden states to average; None: the last one only
     normalize_waveform: bool = False  # zero mean, unit variance per clip, where the backbone was trained so
-    video_pooling: Literal["pooler", "mean", "first"] = (
-        "pooler"  # one vector per frame: the backbone's own, or of tokens
-    )
+    # Attention costs the square of a clip's length: longer clips are encoded in pieces of this many seconds, of which the
+    # `audio_overlap_seconds` at inner ends only serve as context. Both belong to the features; memory decides nothing.
+    audio_chunk_seconds: float | int | None = 30.0  # above every utterance of the datasets; None: in one piece
+    audio_overlap_seconds: float | int = 2.0  # most of what a speech encoder attends to lies within
+    audio_seconds_per_call: float | int = 120.0  # sound per backbone call; bounds memory, does not change results
+    # One vector per frame: "pooler" (the backbone's own), "mean" of all tokens or the "first" one. All patches of all
+    # frames one after the other: "tokens". "spatiotemporal" (XMEI): P patches averaged over the frames, then T frames
+    # averaged over the patches. The last two leave class tokens out.
+    video_pooling: Literal["pooler", "mean", "first", "tokens", "spatiotemporal"] = "pooler"
+    video_layers: tuple[int, ...] | list[int] | None = None  # hidden states to average; None: the last one only
     freeze_backbones: bool = True  # as the papers do (features extracted once); False: fine-tune them too
     frames_per_chunk: int = 64  # images per backbone call; bounds memory, does not change results
+    # Arithmetic of the backbones' matrix products, whatever the type of the weights; features come in that of the weights.
+    compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the type of the weights
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -95,9 +108,17 @@ class MediaEncoderConfig(MMIntentConfig):
     @property
     def audio_feature_size(self) -> int | None:
         """Width of `audio_features`; `None` without an audio front end."""
-        if self.audio_front_end == "log_mel":
-            return self.num_mel_bins * (self.frames_per_step if self.step_reduction == "stack" else 1)
-        return None if self.audio_front_end is None else _output_width("audio_config", self.audio_config)
+        width = self.audio_state_size
+        return None if width is None else width * (self.frames_per_step if self.step_reduction == "stack" else 1)
+
+    @property
+    def audio_state_size(self) -> int | None:
+        """Width of what the audio front end makes before `frames_per_step` of them are joined."""
+        if self.audio_front_end is None:
+            return None
+        return (
+            self.num_mel_bins if self.audio_front_end == "log_mel" else _output_width("audio_config", self.audio_config)
+        )
 
     @property
     def video_feature_size(self) -> int | None:
@@ -120,11 +141,42 @@ class MediaEncoderConfig(MMIntentConfig):
 
     def validate_positive(self) -> None:
         names = ["sampling_rate", "frame_rate", "num_mel_bins", "mel_window_ms", "mel_hop_ms", "mel_log_offset"]
-        names += ["mel_std", "frames_per_step", "grid_size", "frames_per_chunk", "max_clip_seconds"]
+        names += ["mel_std", "frames_per_step", "grid_size", "frames_per_chunk", "max_clip_seconds", "num_frames"]
+        names += ["audio_chunk_seconds", "audio_seconds_per_call"]
         for name in names:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}: it must be positive.")
+
+    def validate_chunks(self) -> None:
+        chunk, overlap = self.audio_chunk_seconds, self.audio_overlap_seconds
+        if overlap < 0 or (chunk is not None and chunk <= 2 * overlap):
+            raise ValueError(
+                f"`audio_chunk_seconds` is {chunk} and `audio_overlap_seconds` is {overlap}: a piece must be longer than "
+                "its context on both sides."
+            )
+
+    def validate_layers(self) -> None:
+        if self.video_layers is not None and self.video_pooling == "pooler":
+            raise ValueError(
+                f"`video_layers` is {list(self.video_layers)} but `video_pooling` is 'pooler', which reads the last layer: "
+                "choose 'mean', 'first', 'tokens' or 'spatiotemporal', or drop `video_layers`."
+            )
+        if self.video_layers is not None and _has_stages(self.video_config):
+            raise ValueError(
+                f"`video_layers` is {list(self.video_layers)} but the layers of {self.video_config.model_type!r} have "
+                "different sizes: only the last one can be used."
+            )
+        for name in ("audio_layers", "video_layers"):
+            layers, backbone = getattr(self, name), getattr(self, f"{name[:5]}_config")
+            depth = getattr(backbone, "num_hidden_layers", None)
+            if layers is None or not isinstance(depth, int):
+                continue
+            if not layers or not all(-depth - 1 <= layer <= depth for layer in layers):
+                raise ValueError(
+                    f"`{name}` is {list(layers)} but the backbone has the hidden states 0 to {depth} (0 is its input): "
+                    f"name at least one of them, also from the end as -1 to {-depth - 1}."
+                )
 
     def validate_mel_band(self) -> None:
         top = self.sampling_rate / 2 if self.mel_max_frequency is None else self.mel_max_frequency
@@ -147,6 +199,11 @@ class MediaEncoderConfig(MMIntentConfig):
             raise ValueError(
                 f"`image_size` is {self.image_size} but `grid_size` is {self.grid_size}: a cell needs a pixel at least."
             )
+
+
+def _has_stages(config: Any) -> bool:
+    """Whether an image backbone shrinks its grid from stage to stage."""
+    return bool(getattr(config, "hidden_sizes", None)) or isinstance(getattr(config, "depths", None), (list, tuple))
 
 
 def _output_width(name: str, config: Any) -> int:

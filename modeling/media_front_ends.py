@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoModel
 from transformers.audio_utils import mel_filter_bank
 
 from .configuration_media_encoder import MediaEncoderConfig
+from .media_chunks import Piece, cut_clip, group_pieces, may_share, striding
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: how bright red, green and blue look
 _WHISPER_RATE, _WHISPER_WINDOW, _WHISPER_HOP = 16000, 400, 160  # samples; fixed by Whisper's training
@@ -62,7 +64,7 @@ class LogMel(nn.Module):
         with torch.autocast(values.device.type, enabled=False):  # squares of half floats overflow
             mel = self._mel(frames)
         mel = ((mel + self.config.mel_log_offset).log() - self.config.mel_mean) / self.config.mel_std
-        return self._reduce(mel.masked_fill(~valid[..., None], 0.0), valid)
+        return join_steps(mel.masked_fill(~valid[..., None], 0.0), valid, self.config)
 
     def _mel(self, frames: Tensor) -> Tensor:
         config = self.config
@@ -71,20 +73,6 @@ class LogMel(nn.Module):
         power = spectrum.real.square() + spectrum.imag.square()
         low, bins = float(config.mel_min_frequency), power.shape[-1]
         return power @ _mel_filters(bins, config.num_mel_bins, low, high, config.sampling_rate, None, frames.device)
-
-    def _reduce(self, mel: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Join `frames_per_step` windows; `mel` is zero where it is not valid."""
-        count = self.config.frames_per_step
-        if count == 1:
-            return mel, valid
-        batch, length, width = mel.shape
-        extra = -length % count
-        mel = nn.functional.pad(mel, (0, 0, 0, extra)).view(batch, -1, count, width)
-        valid = nn.functional.pad(valid, (0, extra)).view(batch, -1, count)
-        if self.config.step_reduction == "stack":  # a step needs all its windows: zeros would pass for sound
-            whole = valid.all(-1)
-            return mel.flatten(2).masked_fill(~whole[..., None], 0.0), whole
-        return mel.sum(2) / valid.sum(2, keepdim=True).clamp(min=1), valid.any(-1)
 
 
 class PixelGrid(nn.Module):
@@ -124,21 +112,24 @@ class AudioBackbone(nn.Module):
     """
     A speech encoder of the library, run on every clip at its own length.
 
-    Batch padding is never shown to it: encoders with group normalisation over time (wav2vec 2.0 base, HuBERT base) are
-    changed by it even under a mask. Whisper's encoder gets its windows of fixed length (30 s), longer clips several.
+    Batch padding is never shown to an encoder that it would change: those with group normalisation over time (wav2vec 2.0
+    base, HuBERT base) are, even under a mask, and see clips of one length at a time. Clips above `audio_chunk_seconds`
+    come in overlapping pieces, except to encoders that do not state the strides of their convolutions. Whisper's encoder
+    gets its windows of fixed length (30 s), longer clips several.
 
     Args:
-        config ([`MediaEncoderConfig`]): its `audio_config`, `audio_layers` and `normalize_waveform`.
+        config ([`MediaEncoderConfig`]): its `audio_*` fields, `normalize_waveform`, `frames_per_step` and
+            `step_reduction`.
     """
 
     def __init__(self, config: MediaEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = cast(Any, config.audio_config)
-        self.width = config.audio_feature_size or 0
+        self.width = config.audio_state_size or 0
         self.encoder = encoder_of(AutoModel.from_config(without_decoder(self.backbone)))
         self.takes_mel = self.encoder.main_input_name == "input_features"
-        self.shortest = round(config.sampling_rate * config.mel_window_ms / 1000)
+        self.strides = None if self.takes_mel else striding(self.backbone)
         if self.takes_mel and not isinstance(getattr(self.backbone, "max_source_positions", None), int):
             raise ValueError(
                 f"`audio_config` of type {self.backbone.model_type!r} takes features of its own kind: use an "
@@ -154,49 +145,99 @@ class AudioBackbone(nn.Module):
             mask: (B, S) bool; the valid samples are a prefix of each row.
 
         Returns:
-            `(B, T, D)`, zero in the padding, and `(B, T)` bool.
+            `(B, T, D)` in the type of the weights, zero in the padding, and `(B, T)` bool. Sound shorter than the
+            encoder's first window has no valid step.
         """
-        lengths = mask.sum(1).tolist()
-        if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < mask.sum(1, keepdim=True)):
+        lengths = mask.sum(1)
+        if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
             raise ValueError(
                 "`input_values_mask` has gaps: an audio backbone needs clips that are padded at the end only."
             )
-        empty = values.new_zeros((0, self.width), dtype=self.encoder.dtype)
-        rows: list[Tensor] = [empty] * len(lengths)
-        for length in sorted(set(lengths)):
-            if length < self.shortest:  # less than the encoder's first window: no frame
-                continue
-            members = [index for index, other in enumerate(lengths) if other == length]
-            waves = values[members, :length].float()
-            if self.config.normalize_waveform:  # Wav2Vec2FeatureExtractor: per clip, with this epsilon
-                variance, mean = torch.var_mean(waves, dim=1, keepdim=True, correction=0)
-                waves = (waves - mean) / (variance + 1e-7).sqrt()
-            states = self._encode_mel(waves) if self.takes_mel else self._encode(waves)
-            for index, state in zip(members, states):
-                rows[index] = state
+        waves = [self._normalized(row[:length].float()) for row, length in zip(values, lengths.tolist(), strict=True)]
+        rows = self._encode_mel(waves) if self.takes_mel else self._encode_waves(waves)
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         if features.shape[1] == 0:
             features = nn.functional.pad(features, (0, 0, 0, 1))
         counts = torch.tensor([len(row) for row in rows], device=mask.device)
-        return features, torch.arange(features.shape[1], device=mask.device) < counts[:, None]
+        valid = torch.arange(features.shape[1], device=mask.device) < counts[:, None]
+        return join_steps(features, valid, self.config)
 
-    def _encode(self, inputs: Tensor) -> Tensor:
+    def _normalized(self, wave: Tensor) -> Tensor:
+        if not self.config.normalize_waveform or not len(wave):
+            return wave
+        variance, mean = torch.var_mean(wave, correction=0)  # Wav2Vec2FeatureExtractor: per clip, with this epsilon
+        return (wave - mean) / (variance + 1e-7).sqrt()
+
+    def _encode_waves(self, waves: list[Tensor]) -> list[Tensor]:
+        pieces = [piece for row, wave in enumerate(waves) for piece in self._pieces(row, len(wave))]
+        most = round(self.config.audio_seconds_per_call * self.config.sampling_rate)
+        found: dict[Piece, Tensor] = {}
+        for group in group_pieces(pieces, most, may_share(self.backbone)):
+            found.update(zip(group, self._encode_group(waves, group), strict=True))
+        empty = waves[0].new_zeros((0, self.width), dtype=self.encoder.dtype)
+        rows = []
+        for row in range(len(waves)):
+            mine = [found[piece][piece.first : piece.first + piece.count] for piece in pieces if piece.row == row]
+            rows.append(torch.cat(mine) if mine else empty)
+        return rows
+
+    def _pieces(self, row: int, samples: int) -> list[Piece]:
+        """Of one clip; none when it is shorter than the encoder's first window."""
+        config, rate = self.config, self.config.sampling_rate
+        if self.strides is None:  # a window of speech is the least that any encoder takes
+            return [Piece(row, 0, samples, 0, samples)] if samples >= round(rate * config.mel_window_ms / 1000) else []
+        if not self.strides.states(samples):
+            return []
+        seconds = samples / rate if config.audio_chunk_seconds is None else config.audio_chunk_seconds
+        return cut_clip(row, samples, round(seconds * rate), round(config.audio_overlap_seconds * rate), self.strides)
+
+    def _encode_group(self, waves: list[Tensor], group: list[Piece]) -> list[Tensor]:
+        parts = [waves[piece.row][piece.start : piece.stop] for piece in group]
+        same = all(piece.length == group[0].length for piece in group)
+        mask = None
+        if not same:
+            lengths = torch.tensor([piece.length for piece in group], device=parts[0].device)
+            mask = (torch.arange(group[0].length, device=parts[0].device) < lengths[:, None]).long()
+        states = self._encode(nn.utils.rnn.pad_sequence(parts, batch_first=True), mask)
+        for piece, state in zip(group, states, strict=True):
+            if self.strides is not None and piece.first + piece.count > len(state):
+                raise ValueError(
+                    f"{self.backbone.model_type!r} returns {len(state)} states for {piece.length} samples, not the "
+                    f"{self.strides.states(piece.length)} of its strides: set `audio_chunk_seconds` to None."
+                )
+        return list(states)
+
+    def _encode(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """States (N, T, D) of one call."""
         layers = self.config.audio_layers
-        output = self.encoder(inputs.to(self.encoder.dtype), output_hidden_states=layers is not None, return_dict=True)
-        if layers is None:
-            return output.last_hidden_state
-        return torch.stack([output.hidden_states[layer] for layer in layers]).mean(0)
+        masked = {} if mask is None else {"attention_mask": mask}
+        with _computing(self.config, inputs.device):
+            output = self.encoder(
+                inputs.to(self.encoder.dtype), output_hidden_states=layers is not None, return_dict=True, **masked
+            )
+        return _chosen_states(output, layers, self.width, self.backbone).to(self.encoder.dtype)
 
-    def _encode_mel(self, waves: Tensor) -> Tensor:
-        """Windows of Whisper's length, one after the other; frames that begin in a clip's padding are cut off."""
+    def _encode_mel(self, waves: list[Tensor]) -> list[Tensor]:
+        """Windows of Whisper's length, of all clips in turn; frames that begin in a clip's padding are cut off."""
         steps = self.backbone.max_source_positions
         span = 2 * steps * _WHISPER_HOP  # samples of a window: the encoder halves the mel rate
-        batch, length = waves.shape
-        windows = math.ceil(length / span)
-        waves = nn.functional.pad(waves, (0, windows * span - length)).view(batch * windows, span)
-        states = self._encode(whisper_mel(waves, self.backbone.num_mel_bins))
-        states = states.reshape(batch, windows * steps, -1)
-        return states[:, : math.ceil(length / (2 * _WHISPER_HOP))]
+        shortest = round(self.config.sampling_rate * self.config.mel_window_ms / 1000)
+        counts = [math.ceil(len(wave) / span) if len(wave) >= shortest else 0 for wave in waves]
+        empty = waves[0].new_zeros((0, self.width), dtype=self.encoder.dtype)
+        if not sum(counts):
+            return [empty] * len(waves)
+        padded = [
+            nn.functional.pad(wave, (0, count * span - len(wave))).view(count, span)
+            for wave, count in zip(waves, counts, strict=True)
+            if count
+        ]
+        calls = torch.cat(padded).split(max(round(self.config.audio_seconds_per_call * _WHISPER_RATE) // span, 1))
+        states = torch.cat([self._encode(whisper_mel(call, self.backbone.num_mel_bins)) for call in calls])
+        rows = states.split(counts)
+        return [
+            row.flatten(0, 1)[: math.ceil(len(wave) / (2 * _WHISPER_HOP))] if count else empty
+            for row, wave, count in zip(rows, waves, counts, strict=True)
+        ]
 
 
 class ImageBackbone(nn.Module):
@@ -204,7 +245,7 @@ class ImageBackbone(nn.Module):
     An image encoder of the library, run on every frame by itself.
 
     Args:
-        config ([`MediaEncoderConfig`]): its `video_config`, `video_pooling` and `frames_per_chunk`.
+        config ([`MediaEncoderConfig`]): its `video_config`, `video_pooling`, `video_layers` and `frames_per_chunk`.
     """
 
     def __init__(self, config: MediaEncoderConfig) -> None:
@@ -221,26 +262,127 @@ class ImageBackbone(nn.Module):
             mask: (B, T) bool, true for frames of the clip.
 
         Returns:
-            `(B, T, D)`, zero in the padding, and the mask `(B, T)`.
+            `(B, K, D)` in the type of the weights, zero in the padding, and the mask `(B, K)`. Of P patches per frame:
+            K = T, or T · P with `video_pooling="tokens"` (all patches of a frame, then the next frame), or P + T with
+            "spatiotemporal".
         """
-        features = values.new_zeros((*mask.shape, self.width), dtype=self.encoder.dtype)
         frames = values[mask].to(self.encoder.dtype)  # (N, 3, H, W), only real ones
-        if len(frames):
-            features[mask] = torch.cat([self._encode(chunk) for chunk in frames.split(self.config.frames_per_chunk)])
-        return features, mask
+        calls = frames.split(self.config.frames_per_chunk) if len(frames) else ()
+        pooling = self.config.video_pooling
+        if pooling == "spatiotemporal":
+            return self._spatiotemporal(calls, mask)
+        tokens = [self._encode(call) for call in calls]  # (n, D), or (n, P, D) for all tokens
+        if pooling == "tokens":
+            return self._token_grid(tokens, mask)
+        features = frames.new_zeros((*mask.shape, self.width))
+        return (features.index_put((mask,), torch.cat(tokens)) if tokens else features), mask
+
+    def _token_grid(self, tokens: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        count = tokens[0].shape[1] if tokens else 1
+        grid = mask.new_zeros((*mask.shape, count, self.width), dtype=self.encoder.dtype)
+        grid = grid.index_put((mask,), torch.cat(tokens)) if tokens else grid
+        return grid.flatten(1, 2), mask.repeat_interleave(count, 1)
+
+    def _spatiotemporal(self, calls: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over frames are kept in float32 while the frames pass by; no grid of a whole clip is held."""
+        clip = mask.nonzero()[:, 0]  # (N,), of every frame
+        batch, start = len(mask), 0
+        spatial: Tensor | None = None  # (B, P, D)
+        temporal: list[Tensor] = []
+        for call in calls:
+            tokens = self._encode(call)
+            temporal.append(tokens.mean(1))
+            if spatial is None:
+                spatial = torch.zeros((batch, *tokens.shape[1:]), device=mask.device)
+            spatial = spatial.index_add(0, clip[start : start + len(call)], tokens.float())
+            start += len(call)
+        features = mask.new_zeros((*mask.shape, self.width), dtype=self.encoder.dtype)
+        if spatial is None:
+            return features, mask
+        features = features.index_put((mask,), torch.cat(temporal))
+        spatial = (spatial / mask.sum(1).clamp(min=1)[:, None, None]).to(features.dtype)
+        present = mask.any(1, keepdim=True).expand(-1, spatial.shape[1])
+        return torch.cat([spatial, features], 1), torch.cat([present, mask], 1)
 
     def _encode(self, frames: Tensor) -> Tensor:
-        output = self.encoder(pixel_values=frames, return_dict=True)
-        pooling = self.config.video_pooling
+        """(N, D), or (N, P, D) where all patches are wanted."""
+        pooling, layers = self.config.video_pooling, self.config.video_layers
+        wanted = {} if layers is None else {"output_hidden_states": True}
+        with _computing(self.config, frames.device):
+            output = self.encoder(pixel_values=frames, return_dict=True, **wanted)
         if pooling == "pooler":
             if output.pooler_output is None:
                 kind = self.backbone.model_type
                 raise ValueError(f"`video_pooling` is 'pooler' but {kind!r} returns none: set it to 'mean' or 'first'.")
-            return output.pooler_output.flatten(1)
+            vectors = output.pooler_output.flatten(1)
+            _check_width(vectors, self.width, self.backbone)
+            return vectors.to(self.encoder.dtype)
+        states = _chosen_states(output, layers, self.width, self.backbone).to(self.encoder.dtype)
+        if pooling == "mean":
+            return states.mean(1)
+        return states[:, 0] if pooling == "first" else states[:, self._class_tokens(states, frames) :]
+
+    def _class_tokens(self, states: Tensor, frames: Tensor) -> int:
+        """Tokens in front of the patches: more tokens than patches fit into the frame."""
+        side = getattr(self.backbone, "patch_size", None)
+        if side is None:
+            return 0
+        height, width = (side, side) if isinstance(side, int) else side
+        return max(states.shape[1] - (frames.shape[-2] // height) * (frames.shape[-1] // width), 0)
+
+
+def join_steps(features: Tensor, valid: Tensor, config: MediaEncoderConfig) -> tuple[Tensor, Tensor]:
+    """
+    `frames_per_step` audio frames to one feature step.
+
+    Args:
+        features: (B, T, D), zero where not valid.
+        valid: (B, T) bool.
+        config: its `frames_per_step` and `step_reduction`.
+
+    Returns:
+        `(B, ceil(T / n), D)` ("mean" of the valid ones) or `(B, ceil(T / n), n · D)` ("stack"), and the mask.
+    """
+    count = config.frames_per_step
+    if count == 1:
+        return features, valid
+    batch, length, width = features.shape
+    extra = -length % count
+    features = nn.functional.pad(features, (0, 0, 0, extra)).view(batch, -1, count, width)
+    valid = nn.functional.pad(valid, (0, extra)).view(batch, -1, count)
+    if config.step_reduction == "stack":  # a step needs all its frames: zeros would pass for sound
+        whole = valid.all(-1)
+        return features.flatten(2).masked_fill(~whole[..., None], 0.0), whole
+    return features.sum(2) / valid.sum(2, keepdim=True).clamp(min=1), valid.any(-1)
+
+
+def _computing(config: MediaEncoderConfig, device: torch.device) -> AbstractContextManager:
+    """Arithmetic of a backbone: that of `compute_dtype`, else whatever is set around it."""
+    if config.compute_dtype is None:
+        return nullcontext()
+    if config.compute_dtype == "float32":  # also inside a trainer's mixed precision
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=getattr(torch, config.compute_dtype))
+
+
+def _chosen_states(output: Any, layers: Any, width: int, backbone: Any) -> Tensor:
+    """Last states, or the mean of the chosen layers, as (N, T, D); maps of convolutions as (N, h · w, D)."""
+    if layers is None:
         states = output.last_hidden_state
-        if states.dim() == 4:  # convolutional: (N, D, h, w)
-            states = states.flatten(2).transpose(1, 2)
-        return states.mean(1) if pooling == "mean" else states[:, 0]
+    else:
+        states = torch.stack([output.hidden_states[layer] for layer in layers]).mean(0)
+    if states.dim() == 4:  # convolutional: (N, D, h, w)
+        states = states.flatten(2).transpose(1, 2)
+    _check_width(states, width, backbone)
+    return states
+
+
+def _check_width(states: Tensor, width: int, backbone: Any) -> None:
+    if states.shape[-1] != width:
+        raise ValueError(
+            f"the {backbone.model_type!r} backbone returns states of width {states.shape[-1]} but its configuration "
+            f"states {width}: use another encoder, or another `video_pooling`."
+        )
 
 
 def whisper_mel(waves: Tensor, num_mel_bins: int) -> Tensor:

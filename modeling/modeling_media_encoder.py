@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 from .configuration_media_encoder import MediaEncoderConfig
 from .media_decoding import Clip, MediaError, MediaSource
 from .media_front_ends import AudioBackbone, ImageBackbone, LogMel, PixelGrid, encoder_of
+from .media_presets import media_preset
 from .processing_media import MediaSettings, prepare_media
 
 logger = logging.get_logger(__name__)
@@ -79,7 +80,11 @@ class MediaEncoderModel(PreTrainedModel):
 
     @classmethod
     def from_backbones(
-        cls, audio: str | None = None, video: str | None = None, **config_fields: Any
+        cls,
+        audio: str | None = None,
+        video: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config_fields: Any,
     ) -> MediaEncoderModel:
         """
         Build an encoder from pretrained parts; `save_pretrained` then holds all of it.
@@ -90,10 +95,11 @@ class MediaEncoderModel(PreTrainedModel):
         Args:
             audio (`str`, *optional*): Name or path of a speech encoder (wav2vec 2.0, HuBERT, WavLM, Whisper, ...).
             video (`str`, *optional*): Name or path of an image encoder (CLIP, ViT, Swin, ResNet, EfficientNet, ...).
+            dtype (`torch.dtype`): Of the weights, and of the features that backbones make.
             config_fields: Fields of [`MediaEncoderConfig`]; they win over what the parts say.
 
         Returns:
-            [`MediaEncoderModel`] in float32, in eval mode.
+            [`MediaEncoderModel`] in eval mode.
 
         Raises:
             ValueError: a part does not say how its input is prepared, or has no weights for the requested pooling.
@@ -112,7 +118,32 @@ class MediaEncoderModel(PreTrainedModel):
             model.audio_front_end.encoder = encoder_of(_load_part(str(audio), config.audio_config))
         if isinstance(model.video_front_end, ImageBackbone):
             model.video_front_end.encoder = _load_part(str(video), config.video_config, pooling=config.video_pooling)
-        return model.eval()
+        return model.to(dtype).eval()
+
+    @classmethod
+    def from_preset(
+        cls, name: str, audio: str | None = None, video: str | None = None, **config_fields: Any
+    ) -> MediaEncoderModel:
+        """
+        The encoders behind a dataset's features: `mintrec`, `mintrec2` or `xmei`; `media_presets.py` lists widths, rates
+        and differences to the published files.
+
+        Args:
+            name (`str`): Of the preset.
+            audio, video (`str`, *optional*): Paths of the parts, in place of their names on the Hub.
+            config_fields: As in [`from_backbones`]; `audio_front_end=None` or `video_front_end=None` leaves a part out.
+
+        Raises:
+            ValueError: there is no such preset.
+        """
+        preset = media_preset(name)
+        names: dict[str, str | None] = {"audio": audio or preset.audio, "video": video or preset.video}
+        fields = dict(preset.fields)
+        for modality in names:
+            if config_fields.get(f"{modality}_front_end", "backbone") != "backbone":
+                names[modality] = None
+                fields = {key: value for key, value in fields.items() if not key.startswith(modality)}
+        return cls.from_backbones(**names, **{**fields, **config_fields})
 
     @property
     def device(self) -> torch.device:

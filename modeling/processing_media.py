@@ -25,6 +25,7 @@ class MediaSettings:
         image_crop (`bool`): Cut the centre to the proportions of `image_size` instead of stretching.
         image_mean, image_std (three `float`): Per channel, subtracted from and dividing values in [0, 1].
         max_clip_seconds (`float`, *optional*): Cut clips after this long.
+        num_frames (`int`, *optional*): Keep so many frames, the middles of equal parts of the clip; shorter clips keep all.
     """
 
     sampling_rate: int = 16000
@@ -34,6 +35,7 @@ class MediaSettings:
     image_mean: Sequence[float] = (0.5, 0.5, 0.5)
     image_std: Sequence[float] = (0.5, 0.5, 0.5)
     max_clip_seconds: float | None = None
+    num_frames: int | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> MediaSettings:
@@ -143,7 +145,7 @@ def _prepare_sample(
         frames = decode_clip(video, audio=False, **request).frames
     elif video is not None and not together:
         frames = _cut(_frames(video, settings), settings.frame_rate, start, end)
-    return wave, frames
+    return wave, frames if frames is None else _spread(frames, settings.num_frames)
 
 
 def _is_source(item: Any) -> bool:
@@ -191,6 +193,13 @@ def _cut(values: np.ndarray, rate: float, start: float | None, end: float | None
     if not len(part):
         raise MediaError(f"nothing between {start} and {end} s: the array lasts {len(values) / rate:.2f} s.")
     return part
+
+
+def _spread(frames: np.ndarray, count: int | None) -> np.ndarray:
+    """The middle frames of `count` equal parts."""
+    if count is None or len(frames) <= count:
+        return frames
+    return frames[(2 * np.arange(count) + 1) * len(frames) // (2 * count)]
 
 
 def _pad(name: str, items: list[np.ndarray | None], dtype: Any) -> dict[str, np.ndarray]:

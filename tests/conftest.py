@@ -48,6 +48,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def local_models() -> Path:
+    """Folder with small pretrained models, one folder each, for the tests that need trained weights."""
+    folder = os.environ.get("HF_MMINTENT_MODELS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no folder with pretrained models (set HF_MMINTENT_MODELS)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A BERT WordPiece tokenizer made on the spot, with words for the tests and single letters for the rest."""
     from transformers import BertTokenizer

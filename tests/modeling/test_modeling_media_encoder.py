@@ -65,6 +65,10 @@ AUDIO_PARTS: dict[str, tuple[dict, dict]] = {
     "wav2vec2": ({"model_type": "wav2vec2", **SPEECH, "feat_extract_norm": "group"}, {"normalize_waveform": True}),
     "hubert": ({"model_type": "hubert", **SPEECH, "feat_extract_norm": "layer"}, {"audio_layers": (-2, -1)}),
     "wavlm": ({"model_type": "wavlm", **SPEECH}, {}),
+    "hubert in pieces": (
+        {"model_type": "hubert", **SPEECH, "feat_extract_norm": "layer"},
+        {"audio_chunk_seconds": 0.4, "audio_overlap_seconds": 0.1, "frames_per_step": 2},
+    ),
     "whisper": ({"model_type": "whisper", **WHISPER}, {}),
 }
 VIDEO_PARTS: dict[str, tuple[dict, dict]] = {
@@ -72,7 +76,12 @@ VIDEO_PARTS: dict[str, tuple[dict, dict]] = {
     "pixel_grid colour": ({}, {"grid_size": 4, "grayscale": False}),
     "pixel_grid difference": ({}, {"grid_size": 4, "subtract_clip_mean": True}),
     "clip": ({"model_type": "clip_vision_model", **TOWER, **IMAGE}, {}),
+    "clip spatiotemporal": (
+        {"model_type": "clip_vision_model", **{**TOWER, "num_hidden_layers": 2}, **IMAGE},
+        {"video_pooling": "spatiotemporal", "video_layers": (-2,), "frames_per_chunk": 2},
+    ),
     "vit": ({"model_type": "vit", **TOWER, **IMAGE}, {"video_pooling": "first"}),
+    "vit tokens": ({"model_type": "vit", **TOWER, **IMAGE}, {"video_pooling": "tokens"}),
     "swin": (
         {"model_type": "swin", "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "window_size": 2, **IMAGE},
         {},
