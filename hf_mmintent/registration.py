@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.modeling.modeling_clcr import ClcrPreTrainedModel
+from hf_mmintent.modeling.modeling_lq_former import LQFormerPreTrainedModel
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
 from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
@@ -22,6 +23,7 @@ ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], 
     (MvclDafPreTrainedModel, MvclDafProcessor),
     (PlumNetPreTrainedModel, PlumNetProcessor),
     (ClcrPreTrainedModel, ClcrProcessor),
+    (LQFormerPreTrainedModel, None),
 )
 
 

@@ -4,11 +4,13 @@ The classes are re-exported here; a checkpoint's own files import each other as 
 """
 
 from .configuration_clcr import ClcrConfig
+from .configuration_lq_former import LQFormerConfig
 from .configuration_media_encoder import MediaEncoderConfig
 from .configuration_mvcl_daf import MvclDafConfig
 from .configuration_plum_net import PlumNetConfig
 from .media_decoding import Clip, MediaError, decode_audio, decode_clip, decode_video
 from .modeling_clcr import ClcrForSequenceClassification, ClcrModel
+from .modeling_lq_former import LQFormerModel
 from .modeling_media_encoder import MediaEncoderModel
 from .modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from .modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
@@ -23,6 +25,8 @@ __all__ = [
     "ClcrModel",
     "ClcrProcessor",
     "Clip",
+    "LQFormerConfig",
+    "LQFormerModel",
     "MediaEncoderConfig",
     "MediaEncoderModel",
     "MediaError",
