@@ -118,7 +118,7 @@ class MultimodalCollator:
 
     def _is_modality_column(self, name: str) -> bool:
         """Also of a modality that this processor leaves out, such as video for a model of text and audio."""
-        modalities = {*self.processor.modalities, *MEDIA_COLUMNS, "flow"}
+        modalities = {*self.processor.modalities, *MEDIA_COLUMNS, "flow", "lexical"}
         return name in {f"{m}_features" for m in modalities} | {c for pair in MEDIA_COLUMNS.values() for c in pair}
 
     def _refuse_column(self, name: str, known: Iterable[str]) -> None:
