@@ -1,15 +1,12 @@
 """MELD: 13,708 utterances of dialogues from one television series with an emotion and a sentiment."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import Row, find_file, read_table, resolve_inside
 from hf_mmintent.data.dialogues import CONTEXT, previous_turns, turn_number
-from hf_mmintent.modeling.media_sampling import require_av
+from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 _COLUMNS = (
     "Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",
@@ -27,20 +24,7 @@ _CLIPS = {
 }
 
 
-@dataclass
-class MeldConfig(MultimodalConfig):
-    """
-    Options of MELD beside those of every builder.
-
-    Args:
-        check_clips (`bool`, defaults to `True`): Decode the first frame of every clip and make those that do not decode
-            null; needs PyAV. Otherwise a clip counts as there when its file is.
-    """
-
-    check_clips: bool = True
-
-
-class Meld(MultimodalBuilder):
+class Meld(MediaBuilder):
     """MELD (Poria et al., ACL 2019): text, audio and video of 13,708 utterances in multi-party dialogues.
 
     Configurations: `emotion` (7 classes, default) and `sentiment` (3 classes) over the same rows.
@@ -69,8 +53,8 @@ class Meld(MultimodalBuilder):
     )
     HOMEPAGE = "https://github.com/declare-lab/MELD"
     LICENSE = "GPL-3.0 on the repository; the clips belong to their broadcaster"
-    BUILDER_CONFIG_CLASS = MeldConfig
-    BUILDER_CONFIGS = [MeldConfig(name=name) for name in _LABELS]
+    BUILDER_CONFIG_CLASS = MediaConfig
+    BUILDER_CONFIGS = [MediaConfig(name=name) for name in _LABELS]
     DEFAULT_CONFIG_NAME = "emotion"
     COLUMNS = {"speaker": datasets.Value("string"), "dialogue_id": datasets.Value("string"), "context": CONTEXT}
     MEDIA = ("audio", "video")
@@ -108,23 +92,3 @@ class Meld(MultimodalBuilder):
         folder = self.folder / (official if (self.folder / official).is_dir() else short)
         clip = resolve_inside(folder, row["id"].removeprefix(f"{row['split']}_") + ".mp4")
         return {"audio": clip, "video": clip}
-
-    def _media_columns(self, row: Row) -> dict[str, str | None]:
-        columns = super()._media_columns(row)
-        if self.config.check_clips:
-            for modality in self.MEDIA:
-                path = columns[f"{modality}_path"]
-                if path is not None and not _decodes(path, modality):
-                    self.report.problem(f"{modality} does not decode", row["id"])
-                    columns[f"{modality}_path"] = None
-        return columns
-
-
-def _decodes(path: str, modality: str) -> bool:
-    av: Any = require_av()
-    try:
-        with av.open(path) as clip:
-            streams = getattr(clip.streams, modality)
-            return bool(streams) and next(clip.decode(streams[0]), None) is not None
-    except av.FFmpegError:
-        return False

@@ -1,6 +1,5 @@
 """MUStARD: 690 utterances of four television series, half of them sarcastic, with the turns before."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ import datasets
 import numpy as np
 
 from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_json
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.safe_pickle import load_pickle
 
@@ -93,13 +92,7 @@ class Mustard(MultimodalBuilder):
     def rows(self) -> list[Row]:
         """All rows in the order of the table, to which the official folds refer."""
         path = find_file(self.folder, "data/sarcasm_data.json", "sarcasm_data.json")
-        try:
-            items = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is not JSON in UTF-8: {error}.") from error
-        if not isinstance(items, dict):
-            raise DataError(f"{path} holds a {type(items).__name__}, not items by id: this is not the official file.")
-        rows = [_row(key, item) for key, item in items.items()]
+        rows = [_row(key, item) for key, item in read_json(path).items()]
         counts = {name: sum(row["label"] == name for row in rows) for name in self.LABELS}
         check_counts(counts, dict.fromkeys(self.LABELS, 345), self.config.strict_counts, self.name)
         return rows
@@ -167,15 +160,6 @@ class Mustard(MultimodalBuilder):
                     path, modality, self.report, transpose=modality == "audio", trust_pickle=self.config.trust_pickle
                 )
         return files
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON silently keeps the last of two equal keys, and the folds count positions."""
-    items = dict(pairs)
-    if len(items) != len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise DataError(f"sarcasm_data.json holds the key {twice!r} twice: this is not the official file.")
-    return items
 
 
 def _row(key: str, item: Any) -> Row:

@@ -86,7 +86,10 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
     # ---- what a subclass defines
 
     def read_tables(self) -> dict[str, list[Row]]:
-        """Rows per split without features: `id`, `text`, `label` and those of `COLUMNS`."""
+        """Rows per split without features: `id`, `text`, `label` and those of `COLUMNS`.
+
+        A row may say under `problems`, a list of phrases, what is missing or odd about it; they are counted and logged.
+        """
         raise NotImplementedError
 
     def label_names(self) -> Sequence[str] | None:
@@ -206,6 +209,8 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
             if self.media_modalities:
                 example.update(self._media_columns(row))
             self.report.row(row["label"])
+            for problem in row.get("problems", ()):
+                self.report.problem(problem, row["id"])
             yield row["id"], example
         self.report.log(split)
 

@@ -2,6 +2,8 @@
 
 import csv
 import difflib
+import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -54,16 +56,34 @@ def find_file(folder: str | Path, *candidates: str) -> Path:
     raise FileNotFoundError(f"{places} does not exist: `data_dir` is the folder that holds the official files.")
 
 
-def read_table(path: str | Path, columns: Sequence[str] | int, delimiter: str = ",", quoted: bool = True) -> list[Row]:
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8, with or without byte order mark; an error names the file and line that are not UTF-8."""
+    data = Path(path).read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {line} is not UTF-8: {error}.") from error
+
+
+def read_table(
+    path: str | Path,
+    columns: Sequence[str] | int,
+    delimiter: str = ",",
+    quoted: bool = True,
+    header: bool | None = True,
+) -> list[Row]:
     """
     Read a CSV or TSV file in UTF-8, with or without byte order mark, with any line ends.
 
     Args:
-        path: Of the table; its first line is the header.
+        path: Of the table.
         columns: Names that the header must have, in this order, or the number of columns to be named by position
             (`"0"`, `"1"`, …) where headers differ between copies.
         delimiter: Between columns.
         quoted: Whether double quotes enclose fields; otherwise they are text.
+        header: Whether the first line is the header. `None` where only some copies have one: the line is skipped when it
+            holds the names of `columns`.
 
     Returns:
         One dict per line, all values strings, with the line number under `"line"`.
@@ -72,24 +92,58 @@ def read_table(path: str | Path, columns: Sequence[str] | int, delimiter: str = 
         DataError: Wrong header, or a line with another number of columns.
     """
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        try:
-            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=quoted)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, line) for line in reader if line]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} is not a table in UTF-8: {error}.") from error
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting, strict=quoted)
+    try:
+        lines = [(reader.line_num, line) for line in reader if line or reader.line_num == 1]
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is not part of a table: {error}.") from error
     expected = [str(i) for i in range(columns)] if isinstance(columns, int) else list(columns)
-    if not isinstance(columns, int) and header != expected:
-        raise DataError(f"{path} has the columns {header}, not {expected}: this is not the official file.")
-    if len(header) != len(expected):
-        raise DataError(
-            f"{path} has {len(header)} columns {header}, not {len(expected)}: this is not the official file."
-        )
-    for number, line in lines:
+    first = [name.strip() for name in lines[0][1]] if lines else []
+    if header:
+        if not isinstance(columns, int) and first != expected:
+            raise DataError(f"{path} has the columns {first}, not {expected}: this is not the official file.")
+        if len(first) != len(expected):
+            raise DataError(
+                f"{path} has {len(first)} columns {first}, not {len(expected)}: this is not the official file."
+            )
+    start = 1 if header or (header is None and first == expected) else 0
+    body = [(number, line) for number, line in lines[start:] if line]
+    for number, line in body:
         if len(line) != len(expected):
             raise DataError(f"{path} line {number} has {len(line)} columns instead of {len(expected)}: {line[:6]}.")
-    return [{**dict(zip(expected, line)), "line": number} for number, line in lines]
+    return [{**dict(zip(expected, line)), "line": number} for number, line in body]
+
+
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """
+    Read a JSON file in UTF-8.
+
+    Args:
+        path: Of the file.
+        kind: What its outermost value must be, `dict` or `list`.
+
+    Raises:
+        DataError: Not JSON, another outermost value, or an object with a key twice, of which JSON silently keeps one.
+    """
+    text = read_text(path)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is truncated or not JSON: {error}.") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{path} holds a {type(value).__name__}, not a {kind.__name__}: this is not the official file.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON."""
+    items = dict(pairs)
+    if len(items) != len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise DataError(f"an object has the key {twice!r} twice: this is not the official file.")
+    return items
 
 
 def check_ids(tables: Mapping[str, Iterable[Row]]) -> None:

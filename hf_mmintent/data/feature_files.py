@@ -33,6 +33,7 @@ class FeatureFile:
         vectors (`bool`, defaults to `False`): Entries are single vectors (D,) and become (1, D).
         transpose (`bool`, defaults to `False`): Entries are (D, T).
         trust_pickle (`bool`, defaults to `False`): See [`~hf_mmintent.data.safe_pickle.load_pickle`].
+        source (`str`, *optional*): What errors call an open mapping, the path of its file.
 
     Raises:
         DataError: The file holds no keyed features.
@@ -48,10 +49,11 @@ class FeatureFile:
         vectors: bool = False,
         transpose: bool = False,
         trust_pickle: bool = False,
+        source: str = "<mapping>",
     ):
         self.modality, self.field, self.vectors, self.transpose = modality, field, vectors, transpose
         self.report = report or BuildReport(modality)
-        self.source = "<mapping>" if isinstance(path, Mapping) else str(path)
+        self.source = source if isinstance(path, Mapping) else str(path)
         self._map: mmap.mmap | None = None
         self._given = 0
         self._width: int | None = None
@@ -242,16 +244,31 @@ class _HierarchicalFile(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         import h5py
 
+        item = self._item(key)
+        if isinstance(item, h5py.Group):
+            return _HierarchicalFile(item, f"{self.source}/{key}")
+        return _read_h5(item, (), f"{self.source}: {key!r}")
+
+    def _item(self, key: str) -> Any:
+        """A group, or a dataset whose content lies in this file; nothing of it is read."""
+        import h5py
+
         if key not in self:
             raise KeyError(key)
         if not isinstance(self.group.get(key, getlink=True), h5py.HardLink):
             raise DataError(f"{self.source}: {key!r} is a link to somewhere else, which is not followed.")
         item = self.group[key]
-        if isinstance(item, h5py.Group):
-            return _HierarchicalFile(item, f"{self.source}/{key}")
-        if item.external or item.is_virtual:
+        if not isinstance(item, h5py.Group) and (item.external or item.is_virtual):
             raise DataError(f"{self.source}: the content of {key!r} lies in another file, which is not opened.")
-        return item[()]
+        return item
+
+    def dataset(self, key: str) -> Any:
+        """The dataset `key` itself, to be read in parts."""
+        import h5py
+
+        if key not in self or not isinstance(item := self._item(key), h5py.Dataset):
+            raise DataError(f"{self.source} holds no array {key!r}, only {list(self)[:8]}: not the official file.")
+        return item
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and "/" not in key and key != "." and self.group.get(key, getlink=True) is not None
@@ -268,7 +285,7 @@ def open_npz(path: str | Path) -> Mapping[str, Any]:
     return _Archive(Path(path))
 
 
-def open_h5(path: str | Path) -> Mapping[str, Any]:
+def open_h5(path: str | Path) -> "_HierarchicalFile":
     """Arrays and (as further mappings) groups of an HDF5 file; links and content outside the file are refused."""
     import h5py
 
@@ -278,6 +295,47 @@ def open_h5(path: str | Path) -> Mapping[str, Any]:
         if isinstance(error, FileNotFoundError):
             raise
         raise DataError(f"{path} is truncated or not an HDF5 file: {error}.") from error
+
+
+class _Rows(Mapping[str, Any]):
+    """The rows of one dataset of an HDF5 file, one per key, read when asked for."""
+
+    def __init__(self, item: Any, keys: Sequence[str]):
+        self.item, self.places = item, {key: place for place, key in enumerate(keys)}
+
+    def __getitem__(self, key: str) -> Any:
+        return _read_h5(self.item, self.places[key], f"{self.item.file.filename}: the row of {key!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def _read_h5(item: Any, place: Any, where: str) -> Any:
+    try:
+        return item[place]
+    except OSError as error:
+        raise DataError(f"{where} is damaged: {error}.") from error
+
+
+def open_h5_rows(path: str | Path, name: str, keys: Sequence[str]) -> Mapping[str, Any]:
+    """
+    Rows of one large dataset of an HDF5 file by key, read one at a time.
+
+    Args:
+        path: Of the file.
+        name: Of the dataset in it.
+        keys: One per row, in the order of the file.
+
+    Raises:
+        DataError: No such dataset in the file itself, or another number of rows.
+    """
+    item = open_h5(path).dataset(name)
+    if item.ndim == 0 or len(item) != len(keys):
+        raise DataError(f"{path}: `{name}` has the shape {item.shape}, expected {len(keys)} rows: the files differ.")
+    return _Rows(item, keys)
 
 
 def load_npy(path: str | Path) -> np.ndarray:
