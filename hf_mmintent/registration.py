@@ -9,11 +9,17 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.modeling.modeling_clcr import ClcrPreTrainedModel
+from hf_mmintent.modeling.modeling_concat_fusion import ConcatFusionPreTrainedModel
 from hf_mmintent.modeling.modeling_lq_former import LQFormerPreTrainedModel
+from hf_mmintent.modeling.modeling_mag_bert import MagBertPreTrainedModel
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
+from hf_mmintent.modeling.modeling_misa import MisaPreTrainedModel
+from hf_mmintent.modeling.modeling_mult import MultPreTrainedModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
 from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
+from hf_mmintent.modeling.modeling_unimodal import UnimodalPreTrainedModel
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
+from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
 from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 
@@ -23,6 +29,11 @@ ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], 
     (MvclDafPreTrainedModel, MvclDafProcessor),
     (PlumNetPreTrainedModel, PlumNetProcessor),
     (ClcrPreTrainedModel, ClcrProcessor),
+    (UnimodalPreTrainedModel, MultimodalProcessor),
+    (ConcatFusionPreTrainedModel, MultimodalProcessor),
+    (MagBertPreTrainedModel, MultimodalProcessor),
+    (MultPreTrainedModel, MultimodalProcessor),
+    (MisaPreTrainedModel, MultimodalProcessor),
     (LQFormerPreTrainedModel, None),
 )
 

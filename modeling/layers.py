@@ -67,6 +67,13 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(1, keepdim=True).clamp(min=1).to(states.dtype)
 
 
+def last_step(states: Tensor, mask: Tensor) -> Tensor:
+    """State at the last valid step of every row, (B, T, D) -> (B, D); zeros in rows without any."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = (steps * mask).amax(1)
+    return states[torch.arange(len(states), device=mask.device), last].masked_fill(~mask.any(1, keepdim=True), 0.0)
+
+
 def reversed_steps(lengths: Tensor, steps: int) -> Tensor:
     """
     Index (B, T) that reverses the first `lengths[i]` of `steps` steps in each row and leaves the padding behind them.

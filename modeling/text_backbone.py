@@ -56,18 +56,24 @@ def length_groups(mask: Tensor) -> list[tuple[Tensor, int]]:
 
 
 def run_text_backbone(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **kwargs: Any
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None = None,
+    in_one_piece: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """
     Call the backbone with the arguments that it takes (not every encoder knows segments).
 
     Texts of very different length run in groups, see [`length_groups`]; positions behind a group's longest text are then
-    zeros in the states. Attention maps have no common size, so a call that asks for them runs in one piece.
+    zeros in the states. Attention maps have no common size, so a call that asks for them runs in one piece; so does one with
+    `in_one_piece`, for callers that reach into the backbone's layers row by row.
     """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
     if token_type_ids is not None and "token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["token_type_ids"] = token_type_ids
-    groups = [] if kwargs.get("output_attentions") else length_groups(attention_mask)
+    groups = [] if in_one_piece or kwargs.get("output_attentions") else length_groups(attention_mask)
     if not groups:
         return model(**inputs, **kwargs)
     outputs = [

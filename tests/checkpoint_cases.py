@@ -72,8 +72,10 @@ def head_auto_class(tester: ModelTester) -> str:
 
 
 def processor_arguments(tester: ModelTester) -> dict[str, Any]:
-    """Two samples, the second without audio and video: a call of the tester's processor."""
-    features = {name: [value[0].numpy(), None] for name, value in tester.inputs().items() if name.endswith("_features")}
+    """Two samples, the second without audio and video where it has text: a call of the tester's processor."""
+    second = (lambda value: None) if "text" in tester.modality_inputs else (lambda value: value[1].numpy())
+    inputs = tester.inputs()
+    features = {name: [value[0].numpy(), second(value)] for name, value in inputs.items() if name.endswith("_features")}
     return {"text": ["you are late again", "please help"], **features}
 
 

@@ -12,12 +12,24 @@ from torch import Tensor
 from transformers import BertConfig
 
 from hf_mmintent.modeling.configuration_clcr import ClcrConfig
+from hf_mmintent.modeling.configuration_concat_fusion import ConcatFusionConfig
+from hf_mmintent.modeling.configuration_fusion import FusionConfig
+from hf_mmintent.modeling.configuration_mag_bert import MagBertConfig
+from hf_mmintent.modeling.configuration_misa import MisaConfig
+from hf_mmintent.modeling.configuration_mult import MultConfig
 from hf_mmintent.modeling.configuration_mvcl_daf import MvclDafConfig
 from hf_mmintent.modeling.configuration_plum_net import PlumNetConfig
+from hf_mmintent.modeling.configuration_unimodal import UnimodalConfig
 from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
+from hf_mmintent.modeling.modeling_concat_fusion import ConcatFusionForSequenceClassification, ConcatFusionModel
+from hf_mmintent.modeling.modeling_mag_bert import MagBertForSequenceClassification, MagBertModel
+from hf_mmintent.modeling.modeling_misa import MisaForSequenceClassification, MisaModel
+from hf_mmintent.modeling.modeling_mult import MultForSequenceClassification, MultModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
+from hf_mmintent.modeling.modeling_unimodal import UnimodalForSequenceClassification, UnimodalModel
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
+from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
 from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
 
@@ -110,6 +122,8 @@ class ModelTester:
         """The inputs with the modalities `names` left out entirely."""
         inputs = dict(inputs)
         for name in names:
+            if name not in self.modality_inputs:
+                continue
             values = self.modality_inputs[name]
             inputs.pop(values, None)
             inputs.pop(self.sequence_inputs[values], None)
@@ -138,9 +152,8 @@ class ModelTester:
         """Four samples unlike those of another seed, with random labels."""
         generator = torch.Generator().manual_seed(seed)
         batch = self.inputs(training=True)
-        noise = {
-            name: torch.randn(batch[name].shape, generator=generator) for name in ("audio_features", "video_features")
-        }
+        names = [name for name in ("audio_features", "video_features") if name in batch]
+        noise = {name: torch.randn(batch[name].shape, generator=generator) for name in names}
         for name, value in noise.items():
             batch[name] = value * batch[self.sequence_inputs[name]][..., None]
         return batch
@@ -259,4 +272,76 @@ class PlumNetTester(ModelTester):
         return value["task"] + config.stage1_weight_in_stage2 * first
 
 
-ALL_TESTERS: list[ModelTester] = [MvclDafTester(), ClcrTester(), PlumNetTester()]
+class FusionTester(ModelTester):
+    """What the baselines have in common."""
+
+    processor_class = MultimodalProcessor
+    config_class: ClassVar[type[FusionConfig]]
+    fields: ClassVar[dict[str, Any]] = {}
+
+    def config(self, **overrides: Any) -> Any:
+        fields: dict[str, Any] = {
+            "text_config": tiny_bert() if "text" in self.modality_inputs else None,
+            "modalities": tuple(self.modality_inputs),
+            "video_feature_size": 8,
+            "audio_feature_size": 6,
+            "id2label": dict(LABELS),
+            "label2id": {name: index for index, name in LABELS.items()},
+            **self.fields,
+        }
+        return self.config_class(**{**fields, **overrides})
+
+    def inputs(self, training: bool = False) -> dict[str, Tensor]:
+        batch = super().inputs(training)
+        wanted = {*self.modality_inputs.values(), *self.sequence_inputs.values(), "labels"}
+        beside = self.beside_text if "text" in self.modality_inputs else ()
+        return {name: value for name, value in batch.items() if name in wanted or name in beside}
+
+    def weighted_sum(self, config: FusionConfig, terms: dict[str, Tensor]) -> float:
+        weights = {"task": 1.0, **config.regularizer_weights}
+        return sum(weights[name] * term.item() for name, term in terms.items())
+
+
+class UnimodalTextTester(FusionTester):
+    base_class, model_class, config_class = UnimodalModel, UnimodalForSequenceClassification, UnimodalConfig
+    sequence_inputs = {"input_ids": "attention_mask"}
+    modality_inputs = {"text": "input_ids"}
+    fields = {"hidden_size": 16, "encoder_heads": 2}
+
+
+class UnimodalAudioTester(FusionTester):
+    base_class, model_class, config_class = UnimodalModel, UnimodalForSequenceClassification, UnimodalConfig
+    sequence_inputs = {"audio_features": "audio_attention_mask"}
+    modality_inputs = {"audio": "audio_features"}
+    fields = {"hidden_size": 16, "encoder_heads": 2}
+
+
+class ConcatFusionTester(FusionTester):
+    base_class, model_class = ConcatFusionModel, ConcatFusionForSequenceClassification
+    config_class = ConcatFusionConfig
+    fields = {"hidden_size": 16, "encoder_heads": 2}
+
+
+class MagBertTester(FusionTester):
+    base_class, model_class, config_class = MagBertModel, MagBertForSequenceClassification, MagBertConfig
+
+
+class MultTester(FusionTester):
+    base_class, model_class, config_class = MultModel, MultForSequenceClassification, MultConfig
+    fields = {"hidden_size": 8, "num_heads": 2, "crossmodal_layers": 2, "memory_layers": 1, "audio_kernel_size": 3}
+
+
+class MisaTester(FusionTester):
+    base_class, model_class, config_class = MisaModel, MisaForSequenceClassification, MisaConfig
+    fields = {"hidden_size": 16, "lstm_hidden_size": 6}
+
+
+BASELINES: list[ModelTester] = [
+    UnimodalTextTester(),
+    UnimodalAudioTester(),
+    ConcatFusionTester(),
+    MagBertTester(),
+    MultTester(),
+    MisaTester(),
+]
+ALL_TESTERS: list[ModelTester] = [MvclDafTester(), ClcrTester(), PlumNetTester(), *BASELINES]
