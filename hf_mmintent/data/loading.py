@@ -16,7 +16,7 @@ import datasets
 from packaging.version import Version
 
 import hf_mmintent
-from hf_mmintent.data.builder import COLUMN_GROUPS
+from hf_mmintent.data.builder import COLUMN_GROUPS, MultimodalConfig
 from hf_mmintent.data.row_format import FORMAT
 
 _SCRIPTS = Path(str(importlib.import_module("hf_mmintent.data_scripts").__file__)).parent
@@ -101,7 +101,34 @@ def make_builder(
     script: str | Path, data_dir: str | Path | None = None, name: str | None = None, **options: Any
 ) -> datasets.DatasetBuilder:
     """The builder of a script, keyed by its code and data: edited files are never answered from a stale cache."""
-    script = Path(script)
+    kind = _builder_class(Path(script))
+    folder = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(
+            f"`data_dir` {folder} is not a folder: give the one that holds the files of {Path(script).stem}."
+        )
+    return kind(config_name=name, data_dir=folder, hash=_digest(Path(script), folder), **options)
+
+
+def find_builder(
+    name_or_path: str | Path, data_dir: str | Path | None = None, name: str | None = None, **options: Any
+) -> datasets.DatasetBuilder | None:
+    """
+    The builder of a name or script, `None` for Parquet folders and Hub ids. Its rows are not yet read.
+
+    Args:
+        name_or_path, data_dir, name: as in [`load`].
+        options: of the builder's configuration; `strict_counts` is dropped for a builder that knows no counts.
+    """
+    script = _script(name_or_path)
+    if script is None:
+        return None
+    if not issubclass(_builder_class(script).BUILDER_CONFIG_CLASS, MultimodalConfig):
+        options.pop("strict_counts", None)
+    return make_builder(script, data_dir=data_dir, name=name, **options)
+
+
+def _builder_class(script: Path) -> type[datasets.GeneratorBasedBuilder]:
     module = _module(script)
     classes = [
         item
@@ -112,10 +139,7 @@ def make_builder(
     ]
     if len(classes) != 1:
         raise ValueError(f"{script} defines {len(classes)} dataset builders: expected one.")
-    folder = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
-    if folder is not None and not Path(folder).is_dir():
-        raise ValueError(f"`data_dir` {folder} is not a folder: give the one that holds the files of {script.stem}.")
-    return classes[0](config_name=name, data_dir=folder, hash=_digest(script, folder), **options)
+    return classes[0]
 
 
 def _script(name_or_path: str | Path) -> Path | None:
