@@ -3,6 +3,8 @@
 The classes are re-exported here; a checkpoint's own files import each other as `from .file import name`.
 """
 
+from .answer_format import ParsedAnswer, format_answer, parse_answer
+from .configuration_cat_mod import CatModConfig
 from .configuration_clcr import ClcrConfig
 from .configuration_concat_fusion import ConcatFusionConfig
 from .configuration_lq_former import LQFormerConfig
@@ -13,6 +15,7 @@ from .configuration_mult import MultConfig
 from .configuration_mvcl_daf import MvclDafConfig
 from .configuration_plum_net import PlumNetConfig
 from .configuration_unimodal import UnimodalConfig
+from .configuration_xmei_qwen import XmeiQwenConfig
 from .media_decoding import Clip, MediaError, decode_audio, decode_clip, decode_video
 from .modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from .modeling_concat_fusion import ConcatFusionForSequenceClassification, ConcatFusionModel
@@ -25,10 +28,12 @@ from .modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from .modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
 from .modeling_unimodal import UnimodalForSequenceClassification, UnimodalModel
 from .processing_clcr import ClcrProcessor
+from .modeling_xmei_qwen import XmeiQwenForConditionalGeneration
 from .processing_multimodal import MultimodalProcessor
 from .processing_mvcl_daf import MvclDafProcessor
 from .processing_plum_net import PlumNetProcessor
 
+from .processing_xmei_qwen import XmeiQwenProcessor
 __all__ = [
     "ClcrConfig",
     "ClcrForSequenceClassification",
@@ -60,6 +65,7 @@ __all__ = [
     "PlumNetConfig",
     "PlumNetForSequenceClassification",
     "PlumNetModel",
+    "ParsedAnswer",
     "PlumNetProcessor",
     "UnimodalConfig",
     "UnimodalForSequenceClassification",
@@ -67,4 +73,9 @@ __all__ = [
     "decode_audio",
     "decode_clip",
     "decode_video",
+    "XmeiQwenConfig",
+    "XmeiQwenForConditionalGeneration",
+    "XmeiQwenProcessor",
 ]
+    "format_answer",
+    "parse_answer",

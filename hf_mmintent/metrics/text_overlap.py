@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sacrebleu.metrics import BLEU
 
+from hf_mmintent.modeling.answer_format import strip_label_prefix as strip_label_prefix
+
 from .base import check_same_length
 
 TOKENIZATION = "v1"
@@ -24,41 +26,10 @@ CIDER_SIGMA = 6.0
 Tokens = Sequence[str]
 _TOKEN = re.compile(r"\w+(?:'\w+)?")
 
-# A title ends in a full stop that does not end the sentence.
-_WITHIN_SENTENCE = r"(?:\b(?:mr|mrs|ms|dr)\.|[^.!?\n])*?"
-_LABEL_SENTENCE = re.compile(
-    rf"^\s*{_WITHIN_SENTENCE}\bemotion\s+is\b{_WITHIN_SENTENCE}\bintent\s+is\b\W*\w+[\"'”’]?", re.IGNORECASE
-)
-# What follows the labels still belongs to the sentence, unless it is itself the explanation ("…, because she smiles").
-_REST_OF_SENTENCE = re.compile(r"(?!\W*(?:because|since|as)\b)[^.!?:\n]*(?:[.!?:\n]+|$)", re.IGNORECASE)
-_REASON_OPENING = re.compile(r"\W*the\s+(?:[\w-]+\s+){0,4}?reason\s+is\b", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s,.;:!?\"'”’)–—-]*")
-
 
 def tokenize(text: str) -> list[str]:
     """Lower-case word tokens of a text, without punctuation."""
     return _TOKEN.findall(text.lower())
-
-
-def strip_label_prefix(text: str) -> str:
-    """
-    Remove a leading "… emotion is X … intent is Y …" sentence and a "the … reason is:" that follows it.
-
-    The template states the labels, which are scored elsewhere, and inflates the overlap of any two texts. A clause
-    that begins with because, since or as is the explanation and is kept. Other texts come back stripped of outer
-    white space only.
-    """
-    labels = _LABEL_SENTENCE.match(text)
-    if labels is None:
-        return text.strip()
-    end = labels.end()
-    opening = _REASON_OPENING.match(text, end)
-    if opening is None:
-        rest = _REST_OF_SENTENCE.match(text, end)
-        end = end if rest is None else rest.end()
-        opening = _REASON_OPENING.match(text, end)
-    end = end if opening is None else opening.end()
-    return text[_SEPARATORS.match(text, end).end() :].strip()  # type: ignore[union-attr]  # matches the empty string too
 
 
 def ngrams(tokens: Tokens, order: int) -> Counter[tuple[str, ...]]:

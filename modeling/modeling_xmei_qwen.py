@@ -1,0 +1,654 @@
+"""XMEI-Qwen: a language model that names emotion and intent of a speaker and explains both.
+
+Paper: the joint explanation of emotion and intent with XMEI-Qwen and LQ-Former (abstract); what it leaves open follows the
+overview figure of its public repository or is our choice, see the config.
+
+    frames ── CLIP ─── tokens ── connector ── Linear ─┐  N_v word vectors
+    sound ─── HuBERT ─ CNN ───── connector ── Linear ─┤  N_a word vectors
+                                   │ caption          ├── language model ── answer
+    system, subtitle, instruction ────────────────────┘        └─ state at the last prompt token ── emotion, intent
+
+The encoders are frozen. Word vectors of the media take the places of placeholder tokens in the chat prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.utils import can_return_tuple
+
+from .configuration_media_encoder import MediaEncoderConfig
+from .configuration_xmei_qwen import ALIGNED_PARTS, XmeiQwenConfig
+from .label_scoring import completion_scores
+from .layers import masked_mean
+from .media_tokens import AudioTokens, EmbeddingLinear, TokenProjector, VideoTokens
+from .modality_inputs import ModalityInput, feature_input
+from .modeling_base import MMIntentPreTrainedModel
+from .modeling_lq_former import LQFormerModel
+from .modeling_media_encoder import MediaEncoderModel
+from .placeholder_tokens import add_placeholders
+from .query_former_layers import LearnedTokens
+from .text_backbone import build_text_backbone, load_text_backbone
+from .trimodal_alignment import TrimodalAlignment
+from .xmei_qwen_outputs import LabelScores, XmeiQwenOutput
+
+# A checkpoint that is opened without the package brings these files along: its connectors have to be known then, too.
+for _connector in (LQFormerModel,):
+    AutoModel.register(_connector.config_class, _connector, exist_ok=True)
+
+IGNORED = -100
+# Inputs that only the first step of a generation reads: what they say is in the cache afterwards.
+PROMPT_INPUTS = tuple(
+    f"{name}_{part}"
+    for name in ("video", "audio")
+    for part in ("features", "attention_mask", "caption_ids", "caption_mask")
+) + ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
+
+_replaced_soon: ContextVar[bool] = ContextVar("pretrained parts are put in place afterwards", default=False)
+
+
+@contextlib.contextmanager
+def _no_memory() -> Iterator[None]:
+    """Parts that pretrained ones replace at once are built without memory or random numbers."""
+    token = _replaced_soon.set(True)
+    try:
+        yield
+    finally:
+        _replaced_soon.reset(token)
+
+
+def _pretrained_part() -> contextlib.AbstractContextManager[Any]:
+    return torch.device("meta") if _replaced_soon.get() else contextlib.nullcontext()
+
+
+def _greedy(of: GenerationConfig) -> GenerationConfig:
+    """Special tokens of a language model; its own sampling settings are for chatting, labels are to be certain."""
+    tokens = {name: getattr(of, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GenerationConfig(**tokens, max_new_tokens=256, do_sample=False)
+
+
+class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
+    """Base of the XMEI-Qwen family."""
+
+    config: XmeiQwenConfig
+    config_class = XmeiQwenConfig
+    base_model_prefix = "language_model"
+    main_input_name = "input_ids"
+    _supports_flash_attn = True
+    _auto_map = {
+        "AutoConfig": "configuration_xmei_qwen.XmeiQwenConfig",
+        "AutoModel": "modeling_xmei_qwen.XmeiQwenForConditionalGeneration",
+        "AutoModelForImageTextToText": "modeling_xmei_qwen.XmeiQwenForConditionalGeneration",
+        "AutoModelForMultimodalLM": "modeling_xmei_qwen.XmeiQwenForConditionalGeneration",
+    }
+    citation = (
+        "@article{huang2026jx4mei,\n"
+        "  title = {Joint Multimodal Emotion-Intent Explanation and Classification},\n"
+        "  author = {Huang, YiJie},\n  year = {2026},\n  url = {https://github.com/OrangeYeah1027/JX4MEI}\n}"
+    )
+    # What adapters adapt, and what trains in full beside them and is stored with them.
+    adapter_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    adapter_modules: ClassVar[tuple[str, ...]] = (
+        "video_tokens",
+        "audio_tokens",
+        "video_connector",
+        "audio_connector",
+        "video_projector",
+        "audio_projector",
+        "alignment",
+        "emotion_head",
+        "intent_head",
+    )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, EmbeddingLinear):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif isinstance(module, LearnedTokens):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+
+class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin):
+    """Generates answers about a clip; see the module docstring."""
+
+    def __init__(self, config: XmeiQwenConfig) -> None:
+        super().__init__(config)
+        width = config.language_model_config.hidden_size
+        with _pretrained_part():
+            self.language_model = AutoModelForCausalLM.from_config(config.language_model_config)
+            self.text_model = build_text_backbone(config.text_config) if config.uses_text_encoder else None
+        self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
+        has = {name: name in config.media for name in ("video", "audio")}
+        positions = config.temporal_position_embedding
+        spatial = config.num_spatial_tokens if config.visual_tokens == "spatiotemporal" else 0
+        self.video_tokens = VideoTokens(config.video_feature_size, spatial, positions) if has["video"] else None
+        self.audio_tokens = (
+            AudioTokens(config.audio_feature_size, config.audio_conv_layers, positions) if has["audio"] else None
+        )
+        shared = config.share_connectors and has["audio"]
+        needs_video = has["video"] or shared
+        self.video_connector = AutoModel.from_config(config.video_connector_config) if needs_video else None
+        self.audio_connector = (
+            AutoModel.from_config(config.audio_connector_config) if has["audio"] and not shared else None
+        )
+        for name in ("video", "audio"):
+            size = config.connector_config(name).hidden_size
+            setattr(self, f"{name}_projector", TokenProjector(size, width, config.projector) if has[name] else None)
+        self.alignment = None
+        if config.tca_loss_weight > 0 and config.media:
+            self.alignment = TrimodalAlignment(
+                config.text_config.hidden_size, width, config.tca_dim, config.tca_temperature
+            )
+        heads = config.use_classification_heads
+        self.emotion_head = nn.Linear(width, len(config.emotion_names)) if heads else None
+        self.intent_head = nn.Linear(width, len(config.intent_names)) if heads else None
+        self.post_init()
+        self.generation_config = _greedy(self.language_model.generation_config)
+        self.train(self.training)  # freezes
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    def backbone_owner(self) -> nn.Module:
+        return self
+
+    def train(self, mode: bool = True) -> XmeiQwenForConditionalGeneration:
+        """As in torch, but the encoders stay in eval mode and without gradients."""
+        super().train(mode)
+        for part in (self.text_model, self.media_encoder):
+            if part is not None:
+                part.eval()
+                part.requires_grad_(False)
+        return self
+
+    def connector(self, name: str) -> nn.Module:
+        """What a modality's features go through."""
+        return self.video_connector if self.config.share_connectors else getattr(self, f"{name}_connector")
+
+    @classmethod
+    def from_backbones(  # type: ignore[override]
+        cls,
+        text: str | PreTrainedModel | None = None,
+        audio: int | str | PreTrainedConfig | PreTrainedModel | None = None,
+        video: int | str | PreTrainedConfig | PreTrainedModel | None = None,
+        language_model: str | PreTrainedModel | None = None,
+        encoder: MediaEncoderConfig | MediaEncoderModel | None = None,
+        language_model_options: Mapping[str, Any] | None = None,
+        **config_fields: Any,
+    ) -> XmeiQwenForConditionalGeneration:
+        """
+        Build a model from pretrained parts; `save_pretrained` then holds everything.
+
+        Args:
+            text (`str` or `PreTrainedModel`, *optional*): BERT whose tables and first layers the connectors begin with.
+            audio, video (`int`, `str`, config or model, *optional*):
+                Width of the features that are extracted beforehand, or the name of an encoder that the model then owns.
+            language_model (`str` or `PreTrainedModel`, *optional*):
+                Of a name also the tokenizer is read, for the placeholders; with a model pass `video_token_id` and
+                `audio_token_id`.
+            encoder ([`MediaEncoderConfig`] or [`MediaEncoderModel`], *optional*): media encoder that the model owns.
+            language_model_options (`dict`, *optional*):
+                For its `from_pretrained`: `dtype` (float32 by default), `quantization_config`, ...
+            config_fields: fields of [`XmeiQwenConfig`].
+
+        Raises:
+            ValueError: a config field is unknown, widths disagree, or BERT does not fit a connector that reads captions.
+        """
+        names = {name: part for name, part in (("audio", audio), ("video", video)) if isinstance(part, str)}
+        if names and encoder is not None:
+            raise ValueError(f"`encoder` and the names {names} are both given: one of them makes the features.")
+        if names:
+            options = (
+                {"video_pooling": config_fields.get("visual_tokens", "spatiotemporal")} if "video" in names else {}
+            )
+            encoder = MediaEncoderModel.from_backbones(
+                **names, **({"video_pooling": "pooler"} if options == {"video_pooling": "frame"} else options)
+            )
+        fields: dict[str, Any] = dict(config_fields)
+        if encoder is not None:
+            made = encoder.config if isinstance(encoder, MediaEncoderModel) else encoder
+            fields.setdefault("encoder_config", made)
+            audio, video = made.audio_feature_size, made.video_feature_size
+        fields = {**cls._width_fields({"audio": audio, "video": video}), **fields}  # type: ignore[dict-item]
+        if text is not None:
+            fields.setdefault(
+                "text_config", text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text)
+            )
+        decoder: Any = language_model
+        if isinstance(language_model, str):
+            options = {"dtype": torch.float32, **(language_model_options or {})}
+            decoder = AutoModelForCausalLM.from_pretrained(language_model, **options)
+            tokenizer = AutoTokenizer.from_pretrained(language_model)
+            ids = add_placeholders(tokenizer)
+            fields = {"video_token_id": ids["video"], "audio_token_id": ids["audio"], **fields}
+            if len(tokenizer) > decoder.get_input_embeddings().num_embeddings:
+                decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            decoder.generation_config.pad_token_id = decoder.config.pad_token_id = ids["pad"]
+            decoder.generation_config.eos_token_id = decoder.config.eos_token_id = tokenizer.eos_token_id
+        if decoder is not None:
+            fields.setdefault("language_model_config", decoder.config)
+        with _no_memory() if decoder is not None else contextlib.nullcontext():
+            model = cls(cls.config_class(**fields))
+        model._put_in_place(text, decoder, encoder)
+        return model.eval()
+
+    def _put_in_place(self, text: Any, decoder: Any, encoder: Any) -> None:
+        if decoder is not None:
+            self.language_model = decoder
+            self.generation_config = _greedy(decoder.generation_config)
+        if isinstance(encoder, MediaEncoderModel):
+            self.media_encoder.load_state_dict(encoder.state_dict())
+        if text is not None:
+            bert = load_text_backbone(text, self.config.text_config)
+            for name in dict.fromkeys("video" if self.config.share_connectors else n for n in self.config.media):
+                connector = self.connector(name)
+                fits = connector.config.hidden_size == bert.config.hidden_size
+                if fits or connector.config.query_counts[0]:  # captions in random tables would be noise
+                    connector.init_from_bert(bert)
+            if self.text_model is not None:
+                self.text_model = bert
+        elif self.text_model is not None and decoder is not None:
+            self.text_model = build_text_backbone(self.config.text_config)
+        self.train(self.training)
+
+    # ---- media to word vectors ----------------------------------------------------------------------------------
+
+    def media_tokens(
+        self, name: str, given: ModalityInput, caption: tuple[Tensor | None, Tensor | None], output_attentions: bool
+    ) -> tuple[Tensor, Tensor, Any]:
+        """
+        Word vectors of one modality.
+
+        Args:
+            name: "video" or "audio".
+            given: features (B, K, D).
+            caption: ids and mask (B, N_g).
+            output_attentions: also the attention over the features.
+
+        Returns:
+            (B, N, d_LLM), which of them hold something (B, N) bool, and what the connector returned.
+        """
+        states, mask = getattr(self, f"{name}_tokens")(given.states, given.mask)
+        ids, caption_mask = caption
+        captions: dict[str, Any] = {}
+        if ids is not None and self.config.num_caption_tokens(name):
+            valid = torch.ones_like(ids) if caption_mask is None else caption_mask
+            captions = {"input_ids": ids, "attention_mask": valid}
+            if self.config.reads_caption_states(name):
+                with torch.no_grad():
+                    states_of = self.text_model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+                captions = {"caption_embeds": states_of, "attention_mask": valid}
+        out = self.connector(name)(
+            encoder_hidden_states=states, encoder_attention_mask=mask, output_attentions=output_attentions, **captions
+        )
+        tokens = getattr(self, f"{name}_projector")(out.last_hidden_state)
+        return tokens, out.query_attention_mask.bool(), out
+
+    def splice(self, name: str, input_ids: Tensor, embeds: Tensor, tokens: Tensor | None, present: Tensor) -> Tensor:
+        """
+        Put the word vectors of the samples that have a modality in the places of its placeholders, in order.
+
+        Args:
+            name: "video" or "audio".
+            input_ids, embeds: (B, L) and (B, L, d_LLM).
+            tokens: (B, N, d_LLM), `None` when no sample has the modality.
+            present: (B,) bool.
+
+        Raises:
+            ValueError: a sample has another number of placeholders than its modality has tokens.
+        """
+        slots = input_ids == getattr(self.config, f"{name}_token_id")  # (B, L)
+        wanted = present * self.config.num_tokens(name)
+        found = slots.sum(1)
+        if not torch.equal(found, wanted.to(found)):
+            row = int((found != wanted).nonzero()[0])
+            raise ValueError(
+                f"sample {row} has {int(found[row])} {name} placeholders (token {getattr(self.config, f'{name}_token_id')}) "
+                f"but {int(wanted[row])} {name} tokens: make prompts and features with the same processor."
+            )
+        if tokens is None:
+            return embeds
+        return embeds.masked_scatter(slots[..., None], tokens[present].to(embeds.dtype))
+
+    def _given(self, name: str, inputs: Mapping[str, Any], encoded: Mapping[str, Any]) -> ModalityInput | None:
+        features, mask = inputs.get(f"{name}_features"), inputs.get(f"{name}_attention_mask")
+        if name in encoded:
+            if features is not None:
+                raise ValueError(f"`{name}_features` and raw {name} are both given: pass one of them.")
+            features, mask = encoded[name]
+        if name not in self.config.media:
+            if features is not None:
+                raise ValueError(f"`{name}_features` is given but `modalities` is {list(self.config.modalities)}.")
+            return None
+        width = getattr(self.config, f"{name}_feature_size")
+        return feature_input(name, features, mask, width, self.get_input_embeddings().weight.dtype)
+
+    def answering_mask(self, input_ids: Tensor, attention_mask: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
+        """
+        The attention mask (B, L) with zeros at placeholders of empty caption slots, where connectors mask these.
+
+        Args:
+            input_ids, attention_mask: of the prompts.
+            inputs: holds `<modality>_caption_mask` where there are captions.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        for name in self.config.media:
+            slots = self.config.num_caption_tokens(name)
+            if not slots or getattr(self.config.connector_config(name), "caption_fill", "filler") != "mask":
+                continue
+            caption = inputs.get(f"{name}_caption_mask")
+            holds = torch.zeros(len(mask), slots, dtype=torch.bool, device=mask.device)
+            if caption is not None:
+                kept = caption[:, :slots].bool()
+                holds[:, : kept.shape[1]] = kept
+            learned = holds.new_ones(len(mask), self.config.num_tokens(name) - slots)
+            places = input_ids == getattr(self.config, f"{name}_token_id")
+            there = places.any(1)
+            mask = mask.masked_scatter(places, torch.cat([holds, learned], 1)[there].to(mask.dtype))
+        return mask
+
+    # ---- forward ------------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        video_features: torch.FloatTensor | None = None,
+        video_attention_mask: Tensor | None = None,
+        audio_features: torch.FloatTensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        video_caption_ids: torch.LongTensor | None = None,
+        video_caption_mask: Tensor | None = None,
+        audio_caption_ids: torch.LongTensor | None = None,
+        audio_caption_mask: Tensor | None = None,
+        subtitle_ids: torch.LongTensor | None = None,
+        subtitle_mask: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        label_token_mask: Tensor | None = None,
+        emotion_labels: torch.LongTensor | None = None,
+        intent_labels: torch.LongTensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        input_values_mask: Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> XmeiQwenOutput:
+        r"""
+        Read prompts with their media, and answers where they follow.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Chat prompts with placeholders, in training with their answers.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for tokens; padding may be on either side. On top of a cache it covers the past as well.
+            video_features (`torch.FloatTensor` of shape `(batch_size, num_tokens, video_feature_size)`, *optional*):
+                Features of the frozen encoder. `None` means that no sample of the batch has video.
+            video_attention_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`, *optional*):
+                1 for valid tokens. A row of zeros marks a sample without video; its prompt then has no placeholders of it.
+            audio_features, audio_attention_mask: The same for sound.
+            video_caption_ids, audio_caption_ids (`torch.LongTensor` of shape `(batch_size, caption_length)`, *optional*):
+                Captions by the text encoder's tokenizer.
+            video_caption_mask, audio_caption_mask (`torch.Tensor` of the same shapes, *optional*):
+                1 for tokens; a row of zeros marks a sample without caption.
+            subtitle_ids, subtitle_mask (`torch.Tensor` of shape `(batch_size, subtitle_length)`, *optional*):
+                Subtitles by the text encoder's tokenizer, for the alignment loss only.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                `input_ids` where the model has to answer, -100 elsewhere.
+            label_token_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for tokens of `labels` that belong to a label word, see `config.label_token_weight`.
+            emotion_labels, intent_labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Class ids for the heads, -100 for none.
+            input_values, input_values_mask, pixel_values, pixel_values_mask (`torch.Tensor`, *optional*):
+                Raw media in place of features, see [`MediaEncoderModel`].
+            position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep, output_attentions,
+            output_hidden_states: Of the language model. On top of a cache media are not read again.
+
+        Returns:
+            [`XmeiQwenOutput`].
+
+        Raises:
+            ValueError: inputs do not fit each other; names both.
+        """
+        inputs = {name: value for name, value in locals().items() if name in PROMPT_INPUTS and value is not None}
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "all modalities are missing: give `input_ids`."
+                if input_ids is None
+                else "`input_ids` and `inputs_embeds` are both given: pass one of them."
+            )
+        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        tokens: dict[str, tuple[Tensor, Tensor]] = {}
+        connectors: dict[str, Any] = {}
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+            if first:
+                self._check_prompt(input_ids, attention_mask, labels)
+                inputs_embeds, tokens, connectors = self._with_media(
+                    input_ids, inputs_embeds, inputs, bool(output_attentions)
+                )
+                attention_mask = self.answering_mask(input_ids, attention_mask, inputs)
+        if position_ids is None and attention_mask is not None:
+            positions = attention_mask.long().cumsum(1) - 1
+            position_ids = positions.clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        learns = self.training and labels is not None
+        if learns:  # logits of the vocabulary where there is something to predict, and nowhere else
+            logits_to_keep = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
+        out = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            output_attentions=output_attentions,
+            output_hidden_states=first or output_hidden_states,
+        )
+        state = None
+        if first:
+            state = self._prompt_state(out.hidden_states[-1], attention_mask, labels)
+        heads = self._head_logits(state)
+        terms: dict[str, Tensor] = {}
+        if labels is not None:
+            terms["lm"] = self._lm_loss(out.logits, labels, label_token_mask, logits_to_keep if learns else None)
+        terms |= self._head_losses(heads, {"emotion": emotion_labels, "intent": intent_labels})
+        if labels is not None and self.alignment is not None and subtitle_ids is not None:
+            terms |= self._alignment_losses(tokens, subtitle_ids, subtitle_mask)
+        weights = {"lm": self.config.lm_loss_weight, **self._term_weights()}
+        for name, found in connectors.items():
+            for term, value in (found.loss_terms or {}).items():
+                terms[f"{name}_{term}"] = value
+                weights[f"{name}_{term}"] = self.connector(name).loss_weights[term]
+        has_targets = labels is not None or any(value is not None for value in (emotion_labels, intent_labels))
+        cross = {name: found.cross_attentions for name, found in connectors.items()} if output_attentions else None
+        return XmeiQwenOutput(
+            loss=sum(weights[name] * term for name, term in terms.items()) if has_targets and terms else None,
+            logits=None if learns else out.logits,
+            loss_terms={name: term.detach() for name, term in terms.items()} if has_targets else None,
+            emotion_logits=heads.get("emotion"),
+            intent_logits=heads.get("intent"),
+            embeddings=state,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states if output_hidden_states else None,
+            attentions=out.attentions,
+            cross_attentions=cross,
+        )
+
+    def _check_prompt(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> None:
+        for name, value in (("attention_mask", attention_mask), ("labels", labels)):
+            if value is not None and value.shape != input_ids.shape:
+                raise ValueError(
+                    f"`{name}` has shape {tuple(value.shape)} but `input_ids` has {tuple(input_ids.shape)}: they describe "
+                    "the same tokens, make both with the processor."
+                )
+
+    def _with_media(
+        self, input_ids: Tensor, embeds: Tensor, inputs: Mapping[str, Any], output_attentions: bool
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
+        """Word vectors with the media in their places, (tokens, presence) and connector output per modality."""
+        encoded = self.encode_media(*(inputs.get(name) for name in PROMPT_INPUTS[-4:]))
+        tokens, connectors = {}, {}
+        for name in self.config.media:
+            given = self._given(name, inputs, encoded)
+            if given is None:
+                self.splice(name, input_ids, embeds, None, input_ids.new_zeros(len(input_ids), dtype=torch.bool))
+                continue
+            if len(given.states) != len(input_ids):
+                raise ValueError(
+                    f"the modalities have different batch sizes: `input_ids` has {len(input_ids)} samples and "
+                    f"`{name}_features` {len(given.states)}."
+                )
+            caption = inputs.get(f"{name}_caption_ids"), inputs.get(f"{name}_caption_mask")
+            vectors, _, connectors[name] = self.media_tokens(name, given, caption, output_attentions)
+            embeds = self.splice(name, input_ids, embeds, vectors, given.present)
+            tokens[name] = vectors, given.present
+        return embeds, tokens, connectors
+
+    def _prompt_state(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
+        """States (B, d) at the last token of the prompt: what follows cannot be seen from there."""
+        length = states.shape[1]
+        if attention_mask is None:
+            last = torch.full((len(states),), length - 1, device=states.device)
+        else:
+            last = length - 1 - attention_mask.long().flip(1).argmax(1)
+        if labels is not None:
+            answers = labels != IGNORED
+            last = torch.where(answers.any(1), (answers.long().argmax(1) - 1).clamp(min=0), last)
+        return states[torch.arange(len(states), device=states.device), last]
+
+    # ---- losses -------------------------------------------------------------------------------------------------
+
+    def _term_weights(self) -> dict[str, float]:
+        config = self.config
+        heads = config.training_stage != "align"  # it aligns tokens with words; labels come with the joint stage
+        tca = {f"tca_{pair}": config.tca_loss_weight / 3 for pair in ("text_audio", "text_video", "audio_video")}
+        return {"emotion": config.emotion_loss_weight * heads, "intent": config.intent_loss_weight * heads, **tca}
+
+    def _lm_loss(self, logits: Tensor, labels: Tensor, is_label: Tensor | None, kept: Tensor | None) -> Tensor:
+        """Weighted mean over all answer tokens of the batch of −log p(token | what precedes it)."""
+        targets = labels[:, 1:]
+        weights = (targets != IGNORED).float()
+        if is_label is not None and self.config.label_token_weight != 1:
+            weights = weights * torch.where(is_label[:, 1:].bool(), self.config.label_token_weight, 1.0)
+        if kept is None:
+            logits = logits[:, :-1]
+        else:
+            targets, weights = targets[:, kept], weights[:, kept]
+        losses = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return (losses * weights.flatten()).sum() / weights.sum().clamp(min=1e-6)
+
+    def _head_logits(self, state: Tensor | None) -> dict[str, Tensor]:
+        if state is None or self.emotion_head is None:
+            return {}
+        return {"emotion": self.emotion_head(state), "intent": self.intent_head(state)}
+
+    @staticmethod
+    def _head_losses(heads: Mapping[str, Tensor], labels: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        terms = {}
+        for name, logits in heads.items():
+            target = labels[name]
+            if target is not None:
+                total = nn.functional.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="sum")
+                terms[name] = total / (target != IGNORED).sum().clamp(min=1)
+        return terms
+
+    def _alignment_losses(
+        self, tokens: Mapping[str, tuple[Tensor, Tensor]], subtitle_ids: Tensor, subtitle_mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        mask = torch.ones_like(subtitle_ids) if subtitle_mask is None else subtitle_mask
+        with torch.no_grad():
+            states = self.text_model(input_ids=subtitle_ids, attention_mask=mask.long()).last_hidden_state
+        sides = {name: (vectors.mean(1), there) for name, (vectors, there) in tokens.items()}
+        sides["text"] = masked_mean(states, mask.bool()), mask.bool().any(1)
+        return self.alignment(sides, subtitle_ids, mask)
+
+    # ---- generation ---------------------------------------------------------------------------------------------
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers; media and captions are read once, at the first step or without a cache."""
+        found = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            for name in PROMPT_INPUTS:
+                found.pop(name, None)
+        return found
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """As in transformers. Empty caption slots that connectors mask are masked in every step."""
+        ids = kwargs.get("input_ids", inputs)
+        if ids is not None:
+            kwargs["attention_mask"] = self.answering_mask(ids, kwargs.get("attention_mask"), kwargs)
+        for name in ("emotion_labels", "intent_labels"):  # a batch with targets is a prompt all the same
+            kwargs.pop(name, None)
+        return super().generate(inputs, **kwargs)
+
+    @torch.no_grad()
+    def score_labels(
+        self, batch: Mapping[str, Any], emotions: Sequence[Sequence[int]], intents: Sequence[Sequence[int]]
+    ) -> LabelScores:
+        """
+        Labels by the likelihood of their words: the emotion first, then the intent after the chosen emotion.
+
+        Args:
+            batch: prompts without answers, as for `generate`.
+            emotions: tokens with which an answer begins, per emotion (`processor.label_token_ids()`).
+            intents: tokens that go on with each intent.
+
+        Returns:
+            [`LabelScores`]. The prompts run once; both rounds share their keys and values.
+        """
+        given = {name: value for name, value in batch.items() if name not in ("emotion_labels", "intent_labels")}
+        mask = self.answering_mask(given["input_ids"], given.get("attention_mask"), given)
+        out = self(**{**given, "attention_mask": mask}, use_cache=True, logits_to_keep=1)
+        shared = (self.language_model, out.past_key_values, mask, out.logits[:, -1])
+        rows = len(mask)
+        emotion_scores = completion_scores(*shared, [list(emotions)] * rows, [0] * rows)
+        chosen = emotion_scores.argmax(1)
+        longer = [[[*emotions[row], *tokens] for tokens in intents] for row in chosen.tolist()]
+        skip = [len(emotions[row]) for row in chosen.tolist()]
+        intent_scores = completion_scores(*shared, longer, skip)
+        return LabelScores(chosen, intent_scores.argmax(1), emotion_scores, intent_scores)
+
+
+__all__ = ["ALIGNED_PARTS", "XmeiQwenForConditionalGeneration", "XmeiQwenPreTrainedModel"]

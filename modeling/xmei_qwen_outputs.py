@@ -1,0 +1,60 @@
+"""Output of XMEI-Qwen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class XmeiQwenOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): weighted sum of the terms, when there are targets.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`, *optional*):
+            Of the language model. Not made in training, where the loss reads the positions of answers only.
+        loss_terms (`dict[str, torch.FloatTensor]`, *optional*):
+            Unweighted and detached: `lm`, `emotion`, `intent`, `tca_text_audio`, `tca_text_video`, `tca_audio_video`, and
+            those of the connectors as `video_<term>` and `audio_<term>`.
+        emotion_logits (`torch.FloatTensor` of shape `(batch_size, num_emotions)`, *optional*): of the classification head.
+        intent_logits (`torch.FloatTensor` of shape `(batch_size, num_intents)`, *optional*): of the classification head.
+        embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
+            State of the language model at the last token of the prompt; not made on top of a cache.
+        past_key_values ([`Cache`], *optional*): of the language model.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the language model, on request.
+        cross_attentions (`dict[str, tuple[torch.FloatTensor]]`, *optional*):
+            Of the connectors, `{"video": ..., "audio": ...}`, on request.
+        modality_weights: always `None`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    loss_terms: dict[str, torch.FloatTensor] | None = None
+    emotion_logits: torch.FloatTensor | None = None
+    intent_logits: torch.FloatTensor | None = None
+    embeddings: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: dict[str, tuple[torch.FloatTensor, ...]] | None = None
+    modality_weights: torch.FloatTensor | None = None
+
+
+@dataclass
+class LabelScores(ModelOutput):
+    """
+    Labels by likelihood of their words.
+
+    Args:
+        emotion_ids, intent_ids (`torch.LongTensor` of shape `(batch_size,)`): the most likely ones.
+        emotion_scores (`torch.FloatTensor` of shape `(batch_size, num_emotions)`): mean log-likelihood per token.
+        intent_scores (`torch.FloatTensor` of shape `(batch_size, num_intents)`): the same, after the chosen emotion.
+    """
+
+    emotion_ids: torch.LongTensor | None = None
+    intent_ids: torch.LongTensor | None = None
+    emotion_scores: torch.FloatTensor | None = None
+    intent_scores: torch.FloatTensor | None = None
