@@ -18,28 +18,26 @@ from hf_mmintent.modeling.modeling_mult import MultPreTrainedModel
 from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
 from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
 from hf_mmintent.modeling.modeling_unimodal import UnimodalPreTrainedModel
+from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenPreTrainedModel
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
-from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenPreTrainedModel
 from hf_mmintent.modeling.processing_plum_net import PlumNetProcessor
+from hf_mmintent.modeling.processing_xmei_qwen import XmeiQwenProcessor
 
 # A new architecture is one line: the base class of its models, and its processor.
 ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], ...] = (
-from hf_mmintent.modeling.processing_xmei_qwen import XmeiQwenProcessor
     (MediaEncoderModel, None),
     (MvclDafPreTrainedModel, MvclDafProcessor),
     (PlumNetPreTrainedModel, PlumNetProcessor),
     (ClcrPreTrainedModel, ClcrProcessor),
+    (LQFormerPreTrainedModel, None),
+    (XmeiQwenPreTrainedModel, XmeiQwenProcessor),
     (UnimodalPreTrainedModel, MultimodalProcessor),
     (ConcatFusionPreTrainedModel, MultimodalProcessor),
     (MagBertPreTrainedModel, MultimodalProcessor),
-    (LQFormerPreTrainedModel, None),
-    (CatModPreTrainedModel, None),
-    (XmeiQwenPreTrainedModel, XmeiQwenProcessor),
     (MultPreTrainedModel, MultimodalProcessor),
     (MisaPreTrainedModel, MultimodalProcessor),
-    (LQFormerPreTrainedModel, None),
 )
 
 

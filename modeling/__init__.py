@@ -4,7 +4,6 @@ The classes are re-exported here; a checkpoint's own files import each other as 
 """
 
 from .answer_format import ParsedAnswer, format_answer, parse_answer
-from .configuration_cat_mod import CatModConfig
 from .configuration_clcr import ClcrConfig
 from .configuration_concat_fusion import ConcatFusionConfig
 from .configuration_lq_former import LQFormerConfig
@@ -27,13 +26,13 @@ from .modeling_mult import MultForSequenceClassification, MultModel
 from .modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from .modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
 from .modeling_unimodal import UnimodalForSequenceClassification, UnimodalModel
-from .processing_clcr import ClcrProcessor
 from .modeling_xmei_qwen import XmeiQwenForConditionalGeneration
+from .processing_clcr import ClcrProcessor
 from .processing_multimodal import MultimodalProcessor
 from .processing_mvcl_daf import MvclDafProcessor
 from .processing_plum_net import PlumNetProcessor
-
 from .processing_xmei_qwen import XmeiQwenProcessor
+
 __all__ = [
     "ClcrConfig",
     "ClcrForSequenceClassification",
@@ -62,20 +61,20 @@ __all__ = [
     "MvclDafForSequenceClassification",
     "MvclDafModel",
     "MvclDafProcessor",
+    "ParsedAnswer",
     "PlumNetConfig",
     "PlumNetForSequenceClassification",
     "PlumNetModel",
-    "ParsedAnswer",
     "PlumNetProcessor",
     "UnimodalConfig",
     "UnimodalForSequenceClassification",
     "UnimodalModel",
-    "decode_audio",
-    "decode_clip",
-    "decode_video",
     "XmeiQwenConfig",
     "XmeiQwenForConditionalGeneration",
     "XmeiQwenProcessor",
-]
+    "decode_audio",
+    "decode_clip",
+    "decode_video",
     "format_answer",
     "parse_answer",
+]
