@@ -69,13 +69,22 @@ class CaptionEmbeddings(nn.Module):
         config: of the connector.
         width: of the word vectors; `None` for no word and segment table.
         segments: also have BERT's table of two segments.
+        frozen: the tables do not train.
     """
 
-    def __init__(self, config: ConnectorConfig, width: int | None, segments: bool) -> None:
+    def __init__(self, config: ConnectorConfig, width: int | None, segments: bool, frozen: bool = False) -> None:
         super().__init__()
+        self.frozen = frozen
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.word_embeddings = None if width is None else nn.Embedding(config.vocab_size, width)
         self.token_type_embeddings = nn.Embedding(2, config.hidden_size) if segments else None
+        self.train()
+
+    def train(self, mode: bool = True) -> CaptionEmbeddings:
+        # Here and not once: loading replaces parameters, and PEFT makes all parts that it stores trainable.
+        if self.frozen:
+            self.requires_grad_(False)
+        return super().train(mode)
 
 
 class ConnectorPreTrainedModel(MMIntentPreTrainedModel):

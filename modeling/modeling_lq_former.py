@@ -41,7 +41,8 @@ class LQFormerModel(LQFormerPreTrainedModel):
         super().__init__(config)
         size, slots = config.hidden_size, config.num_caption_tokens
         from_ids = config.caption_source == "embeddings"
-        self.embeddings = CaptionEmbeddings(config, size if from_ids else None, from_ids) if slots else None
+        tables = (size if from_ids else None, from_ids, config.freeze_caption_embeddings)
+        self.embeddings = CaptionEmbeddings(config, *tables) if slots else None
         projected = slots and not from_ids
         self.caption_projection = nn.Linear(config.caption_embed_size, size) if projected else None
         self.fillers = LearnedTokens(slots, size) if slots and config.caption_fill == "filler" else None
@@ -50,8 +51,6 @@ class LQFormerModel(LQFormerPreTrainedModel):
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.encoder = QueryFormerEncoder(config)
         self.output_projection = nn.Linear(size, size) if config.output_projection else None
-        if self.embeddings is not None and config.freeze_caption_embeddings:
-            self.embeddings.requires_grad_(False)
         self.post_init()
 
     def query_states(
@@ -75,8 +74,6 @@ class LQFormerModel(LQFormerPreTrainedModel):
             slots = slots + self.caption_projection(values.to(positions.dtype))
         elif values is not None:
             slots = tables.word_embeddings(values) + tables.token_type_embeddings.weight[0] + positions
-        if self.config.freeze_caption_embeddings and self.caption_projection is None:
-            slots, positions = slots.detach(), positions.detach()  # also where PEFT has made every parameter train
         if self.fillers is not None:  # g_j = filler_j + E_pos(j) where the caption has no token
             slots = torch.where(valid[..., None], slots, self.fillers.weight + positions)
             valid = torch.ones_like(valid)
