@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
+from hf_mmintent.modeling.modeling_cat_mod import CatModPreTrainedModel
 from hf_mmintent.modeling.modeling_clcr import ClcrPreTrainedModel
 from hf_mmintent.modeling.modeling_concat_fusion import ConcatFusionPreTrainedModel
 from hf_mmintent.modeling.modeling_lq_former import LQFormerPreTrainedModel
@@ -32,6 +33,7 @@ ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], 
     (PlumNetPreTrainedModel, PlumNetProcessor),
     (ClcrPreTrainedModel, ClcrProcessor),
     (LQFormerPreTrainedModel, None),
+    (CatModPreTrainedModel, None),
     (XmeiQwenPreTrainedModel, XmeiQwenProcessor),
     (UnimodalPreTrainedModel, MultimodalProcessor),
     (ConcatFusionPreTrainedModel, MultimodalProcessor),

@@ -4,6 +4,7 @@ The classes are re-exported here; a checkpoint's own files import each other as 
 """
 
 from .answer_format import ParsedAnswer, format_answer, parse_answer
+from .configuration_cat_mod import CatModConfig
 from .configuration_clcr import ClcrConfig
 from .configuration_concat_fusion import ConcatFusionConfig
 from .configuration_lq_former import LQFormerConfig
@@ -16,6 +17,7 @@ from .configuration_plum_net import PlumNetConfig
 from .configuration_unimodal import UnimodalConfig
 from .configuration_xmei_qwen import XmeiQwenConfig
 from .media_decoding import Clip, MediaError, decode_audio, decode_clip, decode_video
+from .modeling_cat_mod import CatModModel
 from .modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from .modeling_concat_fusion import ConcatFusionForSequenceClassification, ConcatFusionModel
 from .modeling_lq_former import LQFormerModel
@@ -34,6 +36,8 @@ from .processing_plum_net import PlumNetProcessor
 from .processing_xmei_qwen import XmeiQwenProcessor
 
 __all__ = [
+    "CatModConfig",
+    "CatModModel",
     "ClcrConfig",
     "ClcrForSequenceClassification",
     "ClcrModel",
