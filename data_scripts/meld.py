@@ -84,8 +84,8 @@ class Meld(MediaBuilder):
         contexts = previous_turns(rows)
         return [{**row, "context": contexts[row["id"]]} for row in rows]
 
-    def has_media(self) -> bool:
-        return any((self.folder / name).is_dir() for names in _CLIPS.values() for name in names)
+    def found_media(self) -> tuple[str, ...]:
+        return self.MEDIA if any((self.folder / name).is_dir() for names in _CLIPS.values() for name in names) else ()
 
     def media_of(self, row: Row) -> dict[str, Path]:
         official, short = _CLIPS[row["split"]]

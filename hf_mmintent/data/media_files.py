@@ -1,8 +1,9 @@
 """Clips of the builders that yield paths: found by name, checked before a training meets them."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ class MediaConfig(MultimodalConfig):
 
 class MediaBuilder(MultimodalBuilder):
     """Base of the builders of clips. Its `config` has the options of [`MediaConfig`]."""
+
+    def found_media(self) -> Sequence[str]:
+        """Those of `MEDIA` that the folder holds; the others have no column."""
+        raise NotImplementedError
+
+    def has_media(self) -> bool:
+        return bool(self.found_media())
+
+    @cached_property
+    def media_modalities(self) -> tuple[str, ...]:
+        """Modalities with a `<modality>_path` column."""
+        return tuple(modality for modality in super().media_modalities if modality in self.found_media())
 
     def media_is_there(self, modality: str, path: Path) -> bool:
         """Whether the medium exists; a subclass whose medium is no single file overrides it."""
@@ -77,13 +90,14 @@ def check_no_stub(path: Path) -> None:
                 raise DataError(f"{path} is a pointer of Git LFS, not the clip: run `git lfs pull` in its repository.")
 
 
-def find_clips(folder: Path, below: Iterable[str] = (".",)) -> dict[str, dict[str, Path]]:
+def clips_by_name(folder: Path, below: Iterable[str] = (".",)) -> dict[str, dict[str, Path]]:
     """
     The clips in some folders, by the name of the file without its ending.
 
     Args:
-        folder: Given by the user. Links out of it are not followed.
-        below: Folders in it that are searched with all theirs; absent ones are skipped.
+        folder: Given by the user.
+        below: Folders in it that are searched with all theirs; absent ones are skipped. They may be links, what is in
+            them may not lead out of them.
 
     Returns:
         Name to `"audio"` and `"video"`; a clip without a sound file of its own has its video file for both.
@@ -102,7 +116,7 @@ def find_clips(folder: Path, below: Iterable[str] = (".",)) -> dict[str, dict[st
                 if (kind == "video" and path.suffix.lower() not in VIDEO_ENDINGS) or path in seen:
                     continue
                 seen.add(path)
-                resolve_inside(folder, path.relative_to(folder))
+                resolve_inside(folder / start, path.relative_to(folder / start))
                 entry = found.setdefault(path.stem, {})
                 if kind in entry:
                     raise DataError(f"{entry[kind]} and {path} have the same name: which is the {kind} of the clip?")

@@ -11,7 +11,7 @@ import pytest
 from hf_mmintent.data.checks import DataError, read_json, read_table, read_text
 from hf_mmintent.data.feature_files import FeatureFile, open_h5, open_h5_rows
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
-from hf_mmintent.data.media_files import check_no_stub, decodes, find_clips
+from hf_mmintent.data.media_files import check_no_stub, decodes, clips_by_name
 from hf_mmintent.data_scripts.mmintent_mini import packaged_folder
 
 # ---- text files
@@ -94,28 +94,28 @@ def test_hold_out_share():
 # ---- clips
 
 
-def test_find_clips(tmp_path):
+def test_clips_by_name(tmp_path):
     for name in ("video/a/x.mp4", "video/a/y.AVI", "audio/a/x.wav", "audio/z.wav", "other/w.mp4", "video/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_clips(tmp_path, ("video", "audio", "absent"))
+    found = clips_by_name(tmp_path, ("video", "audio", "absent"))
     assert found == {
         "x": {"audio": tmp_path / "audio/a/x.wav", "video": tmp_path / "video/a/x.mp4"},
         "y": {"audio": tmp_path / "video/a/y.AVI", "video": tmp_path / "video/a/y.AVI"},
         "z": {"audio": tmp_path / "audio/z.wav"},
     }
-    assert set(find_clips(tmp_path, (".", "video"))) == {"w", "x", "y", "z"}
+    assert set(clips_by_name(tmp_path, (".", "video"))) == {"w", "x", "y", "z"}
     (tmp_path / "other" / "x.mkv").touch()
     with pytest.raises(DataError, match="have the same name: which is the video"):
-        find_clips(tmp_path)
+        clips_by_name(tmp_path)
 
 
-def test_find_clips_refuses_links_out_of_the_folder(tmp_path):
+def test_clips_by_name_refuses_links_out_of_the_folder(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.mp4").touch()
     (tmp_path / "in" / "x.mp4").symlink_to(tmp_path / "secret.mp4")
     with pytest.raises(DataError, match="a link out of"):
-        find_clips(tmp_path / "in")
+        clips_by_name(tmp_path / "in")
 
 
 def test_stub_of_git_lfs(tmp_path):

@@ -1,0 +1,73 @@
+"""Optical flow as people publish it: two grey pictures per frame, horizontal and vertical, in a folder per clip."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_mmintent.data.checks import DataError
+
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def find_flow(folder: Path, roots: Sequence[str] = ("flow", "tvl1_flow")) -> dict[str, Path]:
+    """
+    The flow folders of clips.
+
+    Args:
+        folder: Given by the user.
+        roots: Folders in it that are searched; absent ones are skipped.
+
+    Returns:
+        Lower-case name of the clip, since releases differ in capitals, to the path that [`flow_frames`] reads. That is
+        `<root>/<clip>` or `<root>/<class>/<clip>`, or `<root>/u/<clip>` where `<root>/v/<clip>` is the vertical part.
+    """
+    found: dict[str, Path] = {}
+    for root in roots:
+        for entry in _folders(folder / root):
+            clips = [entry] if entry.name.startswith("v_") else _folders(entry) if entry.name != "v" else []
+            found.update({clip.name.lower(): clip for clip in clips})
+    return found
+
+
+def flow_frames(path: str | Path) -> list[tuple[Path, Path]]:
+    """
+    The pictures of one clip, in the order of time.
+
+    Args:
+        path: A folder with `flow_x_*` and `flow_y_*`, or with the folders `u` and `v`, or `…/u/<clip>` with `…/v/<clip>`
+            beside it; pictures end in a number.
+
+    Returns:
+        Horizontal and vertical part of every frame.
+
+    Raises:
+        DataError: No pictures, or a frame with one of the two parts only.
+    """
+    path = Path(path)
+    if (path / "u").is_dir():
+        parts = (_numbered(path / "u"), _numbered(path / "v"))
+    elif path.parent.name == "u":
+        parts = (_numbered(path), _numbered(path.parent.parent / "v" / path.name))
+    else:
+        parts = (_numbered(path, "flow_x"), _numbered(path, "flow_y"))
+    odd = sorted(parts[0].keys() ^ parts[1].keys())
+    if odd or not parts[0]:
+        what = f"frame {odd[0]} has one of the two parts only" if odd else "there are no pictures"
+        raise DataError(f"{path}: {what}, of {len(parts[0])} horizontal and {len(parts[1])} vertical ones.")
+    return [(parts[0][number], parts[1][number]) for number in sorted(parts[0])]
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+
+def _numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
+    """Pictures by the number that their name ends in."""
+    if not folder.is_dir():
+        return {}
+    pictures: dict[int, Path] = {}
+    for entry in folder.iterdir():
+        number = re.search(r"\d+$", entry.stem)
+        if number and entry.suffix.lower() in _PICTURES and entry.name.startswith(prefix):
+            pictures[int(number[0])] = entry
+    return pictures
