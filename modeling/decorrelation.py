@@ -5,31 +5,67 @@ Everything runs in float32 (or float64), whatever the autocast dtype.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .configuration_clcr import ClcrConfig
+from .losses import gather_rows
 
 
-def segment_means(states: Tensor, mask: Tensor, segments: int) -> Tensor:
+def segment_weights(mask: Tensor, segments: int) -> Tensor:
     """
-    Mean of the valid tokens in `segments` parts: adaptive average pooling over each row's own length.
+    What every token counts in the mean of each of `segments` parts: adaptive average pooling over each row's own length.
 
     Part s of T valid tokens covers those of rank ⌊sT/S⌋ … ⌈(s+1)T/S⌉ − 1; short sequences repeat tokens.
 
     Args:
-        states: (B, T, D).
         mask: (B, T) bool.
-        segments: S.
+        segments: S; 1 is the mean of all.
 
     Returns:
-        (B, S, D); zeros for rows without tokens.
+        (B, S, T) float32; zeros for rows without tokens.
     """
     total = mask.sum(1)[:, None]  # (B, 1)
-    part = torch.arange(segments, device=states.device)[None]
+    part = torch.arange(segments, device=mask.device)[None]
     start, end = part * total // segments, -(-(part + 1) * total // segments)  # (B, S)
     rank = mask.cumsum(1)[:, None] - 1  # (B, 1, T)
     member = mask[:, None] & (rank >= start[..., None]) & (rank < end[..., None])
-    weight = member.to(states.dtype) / member.sum(-1, keepdim=True).clamp(min=1).to(states.dtype)
-    return weight @ states
+    return member.float() / member.sum(-1, keepdim=True).clamp(min=1)
+
+
+def segment_means(states: Tensor, mask: Tensor, segments: int) -> Tensor:
+    """Means of [`segment_weights`]: `states` (B, T, D) and `mask` (B, T) -> (B, S, D)."""
+    return segment_weights(mask, segments).to(states.dtype) @ states
+
+
+class IdentifiabilityLoss(nn.Module):
+    """Eq. (7): Σ_l [ Σ_{m<n} ‖C(P_m, P_n)‖² + γ Σ_m ‖C(P_m, S̃_m)‖² ] over segments of all samples."""
+
+    def __init__(self, config: ClcrConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, private: Tensor, shared: Tensor, present: Tensor) -> Tensor:
+        """Segment means of both streams, (L, M, B, S, r), and who is there, (B, M) bool -> ()."""
+        config = self.config
+        weight = present.T.to(private.dtype).repeat_interleave(private.shape[3], 1)  # (M, B·S)
+        private, shared = private.flatten(2, 3), shared.flatten(2, 3)
+        if config.gather_across_processes:
+            private, shared = (gather_rows(x.movedim(2, 0))[0].movedim(0, 2) for x in (private, shared))
+            weight = gather_rows(weight.T)[0].T
+        options = (config.whitening_eps, config.whitening_solver)
+        pairs = list(itertools.combinations(range(len(config.modalities)), 2))
+        terms = []
+        if pairs:
+            first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+            both = (weight[first] * weight[second]).expand(len(private), -1, -1)
+            terms.append(whitened_correlation(private[:, first], private[:, second], both, *options))
+        leak = whitened_correlation(private, shared, weight.expand(len(private), -1, -1), *options)
+        terms.append(config.intra_separation * leak)
+        joined = torch.cat([term.flatten() for term in terms])
+        return joined.sum() if config.regularizer_reduction == "sum" else joined.mean()
 
 
 def whitened_correlation(

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from .configuration_clcr import ClcrConfig
 from .decorrelation import whitened_correlation
 from .losses import gather_rows
+from .shared_exchange import LevelStreams
 
 
 @dataclass
@@ -53,6 +54,64 @@ class FixedProjection(nn.Module):
         return states @ self.weight.to(states.dtype)
 
 
+class LevelSummaries(nn.Module):
+    """s̄_m^l = LN(U_s meanpool z̃), p̄_m^l = LN(U_p meanpool π): pooled streams back in the d dimensions of tokens."""
+
+    def __init__(self, config: ClcrConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self, tokens: list[dict[str, tuple[Tensor, Tensor]]], means: dict[str, Tensor], streams: list[LevelStreams]
+    ) -> Summaries:
+        """
+        Args:
+            tokens: by level, H_m (B, T, d) and mask (B, T) of the modalities that are there.
+            means: (B, 1, T) float32, what tokens count in the mean, by modality.
+            streams: of every level, with the mean in their first pool; empty without IntraCED.
+
+        Returns:
+            [`Summaries`] of all declared modalities, zeros for those that the batch lacks.
+        """
+        config, levels = self.config, len(tokens)
+        some_states, some_mask = next(iter(tokens[0].values()))
+        absent = some_states.new_zeros(len(some_mask), config.hidden_size)
+        nothing = dict.fromkeys(config.modalities, (absent, absent))
+        lifted = [
+            {**nothing, **self._lift(tokens[index], means, streams[index] if streams else None)}
+            for index in range(levels)
+        ]
+
+        def side(which: int) -> Tensor:
+            """(B, M, L, d) of the shared or the private path."""
+            rows = [
+                lifted[index][name][which].to(absent.dtype) for name in config.modalities for index in range(levels)
+            ]
+            return torch.stack(rows, 1).unflatten(1, (-1, levels))
+
+        present = [
+            tokens[0][name][1].any(1) if name in tokens[0] else torch.zeros_like(some_mask[:, 0])
+            for name in config.modalities
+        ]
+        return Summaries(shared=side(0), private=side(1), present=torch.stack(present, 1))
+
+    def _lift(
+        self, tokens: dict[str, tuple[Tensor, Tensor]], means: dict[str, Tensor], streams: LevelStreams | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        size = (self.config.hidden_size,)
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (states, _) in tokens.items():
+            with torch.autocast(states.device.type, enabled=False):
+                if streams is None:  # without IntraCED both streams are the tokens themselves
+                    pooled = (means[name] @ states.float()).squeeze(1)
+                    lifted = (pooled, pooled)
+                else:
+                    to_shared, to_private = streams.basis.split([self.config.shared_width, self.config.private_width])
+                    lifted = (streams.shared[name][:, 0] @ to_shared, streams.private[name][:, 0] @ to_private)
+                found[name] = (nn.functional.layer_norm(lifted[0], size), nn.functional.layer_norm(lifted[1], size))
+        return found
+
+
 class InterLevelAggregation(nn.Module):
     """InterCAD: anchors, level weights, modality selection and private gates."""
 
@@ -70,10 +129,7 @@ class InterLevelAggregation(nn.Module):
             self.query, self.key = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)  # W_q, W_k
         if learned:
             self.private_gate = nn.Linear(size, 1)  # u, b
-        regularised = learned and config.inter_loss_weight > 0
-        self.reduction = None
-        if regularised and config.inter_stat_rank is not None:
-            self.reduction = FixedProjection(size, config.inter_stat_rank)
+        self.regularizer = InterLevelLoss(config) if learned and config.inter_loss_weight > 0 else None
 
     def forward(self, summaries: Summaries) -> Aggregated:
         """Eq. (8)–(11)."""
@@ -111,10 +167,19 @@ class InterLevelAggregation(nn.Module):
         scores = torch.einsum("bd,bmd->bm", self.query(context), self.key(shared)).float() / shared.shape[-1] ** 0.5
         return scores.masked_fill(~present, torch.finfo(torch.float32).min).softmax(-1) * present
 
-    # ---- Eq. (12) ------------------------------------------------------------------------------------------------
 
-    def regularizers(self, summaries: Summaries, aggregated: Aggregated) -> dict[str, Tensor]:
-        """R_pp, R_sp and R_sel, each a sum (or mean) of its terms; none with one level."""
+class InterLevelLoss(nn.Module):
+    """Eq. (12): R_pp, R_sp and R_sel."""
+
+    def __init__(self, config: ClcrConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.reduction = None
+        if config.inter_stat_rank is not None:
+            self.reduction = FixedProjection(config.hidden_size, config.inter_stat_rank)
+
+    def forward(self, summaries: Summaries, aggregated: Aggregated) -> dict[str, Tensor]:
+        """Each a sum (or mean) of its terms; none with one level."""
         levels = summaries.shared.shape[2]
         if levels < 2:
             return {}

@@ -14,7 +14,6 @@ lost in the text that is public and were reconstructed, see the config for every
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +26,9 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .budget_projection import TokenBudget
 from .configuration_clcr import ClcrConfig
-from .decorrelation import segment_means, whitened_correlation
-from .layers import masked_mean
-from .level_aggregation import Aggregated, FixedProjection, InterLevelAggregation, Summaries
-from .losses import gather_rows, task_loss
+from .decorrelation import IdentifiabilityLoss, segment_weights
+from .level_aggregation import Aggregated, FixedProjection, InterLevelAggregation, LevelSummaries, Summaries
+from .losses import task_loss
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
@@ -182,7 +180,10 @@ class ClcrModel(ClcrPreTrainedModel):
         self.intra = None
         if config.use_intra_ced:
             self.intra = nn.ModuleList(IntraLevelExchange(config, share) for share in config.initial_budgets())
+        self.summaries = LevelSummaries(config)
         self.inter = InterLevelAggregation(config)
+        regularised = config.use_intra_ced and config.intra_loss_weight > 0
+        self.identifiability = IdentifiabilityLoss(config) if regularised else None
         self.post_init()
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -321,13 +322,19 @@ class ClcrModel(ClcrPreTrainedModel):
         for index, level in enumerate(self.config.levels):
             if level in mask_levels:
                 levels[index] = {name: (torch.zeros_like(x), mask) for name, (x, mask) in levels[index].items()}
-        streams = [self.intra[i](tokens) for i, tokens in enumerate(levels)] if self.intra is not None else []
-        summaries = self._summaries(levels, streams)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        maps = self.config.output_attentions if output_attentions is None else output_attentions
+        # A modality has one mask for all levels: what its tokens count in means over all and over segments.
+        means = {name: segment_weights(mask, 1) for name, (_, mask) in levels[0].items()}
+        pools = means
+        if self.identifiability is not None and output_regularizers:
+            parts = {name: segment_weights(mask, self.config.stat_segments) for name, (_, mask) in levels[0].items()}
+            pools = {name: torch.cat([mean, parts[name]], 1) for name, mean in means.items()}
+        streams = [level(tokens, pools, bool(maps)) for level, tokens in zip(self.intra or (), levels, strict=False)]
+        summaries = self.summaries(levels, means, streams)
         aggregated = self.inter(summaries)
         regularizers = self._regularizers(streams, summaries, aggregated) if output_regularizers else None
         participation, tight = self._participation(streams, summaries.present)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        maps = self.config.output_attentions if output_attentions is None else output_attentions
         return ClcrModelOutput(
             embeddings=torch.cat([aggregated.shared, aggregated.private], -1),
             modality_weights=aggregated.modality_weights,
@@ -346,40 +353,6 @@ class ClcrModel(ClcrPreTrainedModel):
             attentions=tuple(x for stream in streams for x in stream.attentions) if maps else None,
         )
 
-    def _summaries(self, levels: list[dict[str, tuple[Tensor, Tensor]]], streams: list[LevelStreams]) -> Summaries:
-        """s̄_m^l = LN(U_s meanpool z̃), p̄_m^l = LN(U_p meanpool π), zeros for modalities that the batch lacks."""
-        config = self.config
-        size = (config.hidden_size,)
-        some_states, some_mask = next(iter(levels[0].values()))
-        absent = some_states.new_zeros(len(some_mask), config.hidden_size)
-        shared, private, present = [], [], []
-        for name in config.modalities:
-            if name not in levels[0]:
-                shared += [absent] * len(levels)
-                private += [absent] * len(levels)
-                present.append(torch.zeros_like(some_mask[:, 0]))
-                continue
-            present.append(levels[0][name][1].any(1))
-            for index, tokens in enumerate(levels):
-                if streams:
-                    stream = streams[index]
-                    with torch.autocast(absent.device.type, enabled=False):
-                        to_shared, to_private = stream.basis.split([config.shared_width, config.private_width])
-                        lifted = (
-                            masked_mean(stream.shared[name], stream.mask[name]) @ to_shared,
-                            masked_mean(stream.private[name], stream.mask[name]) @ to_private,
-                        )
-                else:  # without IntraCED both streams are the tokens themselves
-                    lifted = (masked_mean(*tokens[name]),) * 2
-                shared.append(nn.functional.layer_norm(lifted[0], size).to(absent.dtype))
-                private.append(nn.functional.layer_norm(lifted[1], size).to(absent.dtype))
-        shape = (len(config.modalities), len(levels))
-        return Summaries(
-            shared=torch.stack(shared, 1).unflatten(1, shape),  # (B, M, L, d)
-            private=torch.stack(private, 1).unflatten(1, shape),
-            present=torch.stack(present, 1),
-        )
-
     # ---- regularisers -------------------------------------------------------------------------------------------
 
     def _regularizers(
@@ -387,47 +360,21 @@ class ClcrModel(ClcrPreTrainedModel):
     ) -> dict[str, Tensor]:
         """The terms that the config weighs, by name."""
         terms: dict[str, Tensor] = {}
-        if streams and self.config.intra_loss_weight > 0:
-            terms["intra"] = self._identifiability(streams, summaries.present)
-        if self.config.use_inter_cad and self.config.inter_loss_weight > 0:
-            terms.update(self.inter.regularizers(summaries, aggregated))
+        if self.identifiability is not None:
+            private, shared = (self._segments([getattr(x, kind) for x in streams]) for kind in ("private", "shared"))
+            terms["intra"] = self.identifiability(private, shared, summaries.present)
+        if self.inter.regularizer is not None:
+            terms.update(self.inter.regularizer(summaries, aggregated))
         budgets = [level.budget for level in self.intra or () if level.budget is not None]
         if self.config.budget_penalty > 0 and budgets:
             terms["budget"] = torch.stack([budget.fraction() for budget in budgets]).sum()  # Σρ
         return terms
 
-    def _identifiability(self, streams: list[LevelStreams], present: Tensor) -> Tensor:
-        """Eq. (7): Σ_l [ Σ_{m<n} ‖C(P_m, P_n)‖² + γ Σ_m ‖C(P_m, S̃_m)‖² ] over segments of all samples."""
-        config = self.config
-        private, shared = self._segments(streams, "private"), self._segments(streams, "shared")  # (L, M, B·S, r)
-        weight = present.T.to(private.dtype).repeat_interleave(config.stat_segments, 1)  # (M, B·S)
-        if config.gather_across_processes:
-            private, shared = (gather_rows(x.movedim(2, 0))[0].movedim(0, 2) for x in (private, shared))
-            weight = gather_rows(weight.T)[0].T
-        options = (config.whitening_eps, config.whitening_solver)
-        pairs = list(itertools.combinations(range(len(config.modalities)), 2))
-        terms = []
-        if pairs:
-            first, second = ([pair[side] for pair in pairs] for side in (0, 1))
-            both = (weight[first] * weight[second]).expand(len(streams), -1, -1)
-            terms.append(whitened_correlation(private[:, first], private[:, second], both, *options))
-        leak = whitened_correlation(private, shared, weight.expand(len(streams), -1, -1), *options)
-        terms.append(config.intra_separation * leak)
-        joined = torch.cat([term.flatten() for term in terms])
-        return joined.sum() if config.regularizer_reduction == "sum" else joined.mean()
-
-    def _segments(self, streams: list[LevelStreams], kind: str) -> Tensor:
-        """Segment means of one stream, (L, M, B·S, r); zeros for modalities that the batch lacks."""
-        made = []
-        for stream in streams:
-            tokens = stream.private if kind == "private" else stream.shared
-            pooled = {
-                name: segment_means(states, stream.mask[name], self.config.stat_segments).flatten(0, 1)
-                for name, states in tokens.items()
-            }
-            absent = torch.zeros_like(next(iter(pooled.values())))
-            made.append(torch.stack([pooled.get(name, absent) for name in self.config.modalities]))
-        return torch.stack(made)
+    def _segments(self, pooled: list[dict[str, Tensor]]) -> Tensor:
+        """Segment means of one stream, (L, M, B, S, r); zeros for modalities that the batch lacks."""
+        absent = torch.zeros_like(next(iter(pooled[0].values())))
+        names = self.config.modalities
+        return torch.stack([torch.stack([level.get(name, absent) for name in names]) for level in pooled])[..., 1:, :]
 
     # ---- diagnostics --------------------------------------------------------------------------------------------
 
@@ -469,10 +416,10 @@ class ClcrModel(ClcrPreTrainedModel):
                 found[f"budget_tight_{level}"] = (tight[..., index] * rows).sum() / count
         # What independent streams would score: E‖C‖²/r ≈ r/(n − 1).
         samples = summaries.present.float().sum(0).max()
-        if self.intra is not None and config.intra_loss_weight > 0:
+        if self.identifiability is not None:
             rank = max(config.shared_width, config.private_width)
             found["intra_bias"] = rank / (samples * config.stat_segments - 1).clamp(min=1.0)
-        if self.inter.reduction is not None:
+        if self.inter.regularizer is not None and self.inter.regularizer.reduction is not None:
             found["inter_bias"] = config.inter_stat_rank / (samples - 1).clamp(min=1.0)
         return found
 

@@ -2,6 +2,10 @@
 
 CLCR, section 2.3. Work is done in coordinates, z = U_sᵀ h and π = U_pᵀ h: a projection of full width would leave the
 shared subspace, and covariances of lifted streams would be singular.
+
+Only means over tokens leave a level, and a mean goes through every linear map: pool(Uᵀ h) = Uᵀ pool(h), likewise
+pool(w ∘ A W_O) = pool(w ∘ A) W_O. So tokens are pooled first, and private coordinates and exchanged streams of single
+tokens are never computed; nor is the evidence of tokens that receive none.
 """
 
 from __future__ import annotations
@@ -13,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .budget_projection import Float32Module, TokenBudget
 from .configuration_clcr import ClcrConfig
-from .layers import Attention, KeyMask, key_mask
+from .layers import Attention, KeyMask, eager_attention, key_mask, values_are_at_hand
 
 
 class OrthogonalBasis(Float32Module):
@@ -55,30 +60,63 @@ def reset_parametrization(module: parametrize.ParametrizationList) -> None:
 
 
 @dataclass
+class Received:
+    """What tokens of one modality take in: their flat `rows` in (B·T), `weights` w (B, K), attention `states` (B, K, d_s)."""
+
+    rows: Tensor
+    weights: Tensor
+    states: Tensor
+
+
+@dataclass
 class LevelStreams:
     """
-    What one level hands to InterCAD, by modality: `shared` z̃ and `private` π (B, T, d_s or d_p) float32, `mask` (B, T),
-    token weights w (B, T), whether the budget binds (B,), attention maps; and the `basis` Q that lifts them.
+    What one level hands to InterCAD, by modality.
+
+    Args:
+        basis: Q (d_s + d_p, d).
+        mask: (B, T).
+        shared, private: pooled z̃ and π, (B, P, d_s or d_p) float32, one row per pool.
+        weights, tight: the budget's w (B, T) and whether it binds (B,), where modalities exchange.
+        received: [`Received`], where modalities exchange.
+        attentions: maps of the exchange, eager only.
     """
 
+    basis: Tensor
+    mask: dict[str, Tensor]
     shared: dict[str, Tensor] = field(default_factory=dict)
     private: dict[str, Tensor] = field(default_factory=dict)
-    mask: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     tight: dict[str, Tensor] = field(default_factory=dict)
+    received: dict[str, Received] = field(default_factory=dict)
     attentions: list[Tensor] = field(default_factory=list)
-    basis: Tensor | None = None
 
 
 class SharedAttention(GradientCheckpointingLayer):
-    """Cross-attention in the shared subspace, Eq. (4): every projection is d_s × d_s."""
+    """Cross-attention in the shared subspace, Eq. (4), up to W_O: every projection is d_s × d_s."""
 
     def __init__(self, config: ClcrConfig) -> None:
         super().__init__()
         self.attention = Attention(config, config.shared_width, config.exchange_heads)
 
-    def forward(self, query: Tensor, pool: Tensor, keys: KeyMask) -> tuple[Tensor, Tensor | None]:
-        return self.attention(query, pool, pool, keys)
+    def keys_and_values(self, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one modality, for all that listen to it."""
+        return self.attention.k_proj(shared), self.attention.v_proj(shared)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keys: KeyMask) -> tuple[Tensor, Tensor | None]:
+        """`query` (B, K, d_s) before, `key` and `value` (B, T, d_s) after their projections -> (B, K, d_s), maps."""
+        config, heads = self.attention.config, self.attention.num_heads
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
+        split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (self.attention.q_proj(query), key, value))
+        scaling = self.attention.head_dim**-0.5
+        states, maps = attend(self.attention, *split, keys.mask, scaling=scaling, dropout=0.0)
+        return states.flatten(2), maps  # (B, K, H, d_s/H) -> (B, K, d_s)
+
+    def output(self, states: Tensor, weight: Tensor) -> Tensor:
+        """W_O of pooled states (B, P, d_s); `weight` (B, P) is what the bias counts in each pool."""
+        project = self.attention.o_proj
+        without = project(torch.zeros_like(states[:1, :1]))  # b, through whatever an adapter made of the layer
+        return project(states) + (weight[..., None] - 1).to(states.dtype) * without
 
 
 class IntraLevelExchange(nn.Module):
@@ -98,41 +136,102 @@ class IntraLevelExchange(nn.Module):
             )
             self.exchange = SharedAttention(config)
 
-    def split(self, tokens: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-        """z = U_sᵀ h and π = U_pᵀ h in float32, Eq. (2); `tokens` (B, T, d)."""
-        with torch.autocast(tokens.device.type, enabled=False):
-            coordinates = tokens.float() @ basis.float().T
-        return coordinates.split([self.config.shared_width, self.config.private_width], -1)
-
-    def forward(self, tokens: dict[str, tuple[Tensor, Tensor]]) -> LevelStreams:
+    def forward(
+        self, tokens: dict[str, tuple[Tensor, Tensor]], pools: dict[str, Tensor], all_receive: bool = False
+    ) -> LevelStreams:
         """
         Args:
-            tokens: H_m (B, T, d) and mask (B, T) of the modalities that are there.
+            tokens: H_m (B, T, d), zero on padding, and mask (B, T) of the modalities that are there.
+            pools: weights (B, P, T) float32 of the means over tokens that are wanted of each.
+            all_receive: also attend for tokens that are given no evidence, for complete attention maps.
 
         Returns:
             [`LevelStreams`].
         """
         basis = self.basis()
-        streams = LevelStreams(basis=basis)
-        shared: dict[str, Tensor] = {}
-        for name, (states, mask) in tokens.items():
-            shared[name], streams.private[name] = self.split(states, basis)
-            streams.mask[name] = mask
-        for name, (states, mask) in tokens.items():
+        streams = LevelStreams(basis=basis, mask={name: mask for name, (_, mask) in tokens.items()})
+        self._pool(tokens, pools, streams)
+        if self.exchange is None or self.budget is None:
+            return streams
+        shared = {name: self._shared(states, basis) for name, (states, _) in tokens.items()}
+        for name, (_, mask) in tokens.items():
+            streams.weights[name], streams.tight[name] = self.budget(shared[name], mask, self.config.budget_scale)
+        if len(tokens) < 2:  # the batch has no other modality
+            return streams
+        dtype = next(iter(tokens.values()))[0].dtype
+        shared = {name: z.to(dtype) for name, z in shared.items()}
+        projected = {name: self.exchange.keys_and_values(z) for name, z in shared.items()}
+        for name in tokens:
             sources = [other for other in tokens if other != name]
-            if self.budget is not None:
-                weights, tight = self.budget(shared[name], mask, self.config.budget_scale)
-                streams.weights[name], streams.tight[name] = weights, tight
-            if not sources or self.exchange is None:
-                streams.shared[name] = shared[name]
-                continue
-            dtype = states.dtype
-            query = shared[name].to(dtype)
-            pool = torch.cat([shared[other] for other in sources], 1).to(dtype)  # [z_n]_{n ≠ m}
-            keys = key_mask(self.config, query, pool, torch.cat([tokens[other][1] for other in sources], 1))
-            evidence, maps = self.exchange(query, pool, keys)  # exactly 0 where a row has no source token
+            key, value = (torch.cat([projected[other][i] for other in sources], 1) for i in (0, 1))  # [z_n]_{n ≠ m}
+            there = torch.cat([tokens[other][1] for other in sources], 1)
+            rows, weights = receivers(streams.weights[name], all_receive)
+            query = shared[name].flatten(0, 1).index_select(0, rows).unflatten(0, weights.shape)
+            keys = key_mask(self.config, query, key, there)
+            states, maps = self.exchange(query, key, value, keys)
             if maps is not None:
                 streams.attentions.append(maps)
-            # The gate multiplies receiving tokens: "how much external evidence each token absorbs".
-            streams.shared[name] = shared[name] + weights[..., None] * evidence.float()  # z̃
+            # The gate multiplies receiving tokens: "how much external evidence each token absorbs". Nothing without source.
+            weights = weights * keys.present[:, None]
+            streams.received[name] = Received(rows, weights, states)
+            streams.shared[name] = streams.shared[name] + evidence(self.exchange, pools[name], streams.received[name])
         return streams
+
+    def _pool(self, tokens: dict[str, tuple[Tensor, Tensor]], pools: dict[str, Tensor], streams: LevelStreams) -> None:
+        """Pooled z = U_sᵀ h and π = U_pᵀ h in float32, Eq. (2)."""
+        sizes = [self.config.shared_width, self.config.private_width]
+        for name, (states, _) in tokens.items():
+            with torch.autocast(states.device.type, enabled=False):
+                pooled = pools[name] @ states.float() @ streams.basis.float().T
+            streams.shared[name], streams.private[name] = pooled.split(sizes, -1)
+
+    def _shared(self, states: Tensor, basis: Tensor) -> Tensor:
+        """z (B, T, d_s) in float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            return states.float() @ basis[: self.config.shared_width].float().T
+
+    def token_streams(
+        self, tokens: dict[str, tuple[Tensor, Tensor]], streams: LevelStreams
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """z̃ (B, T, d_s) and π (B, T, d_p) of every token, Eq. (2) and (4), to look at."""
+        shared, private = {}, {}
+        for name, (states, _) in tokens.items():
+            shared[name] = self._shared(states, streams.basis)
+            private[name] = states.float() @ streams.basis[self.config.shared_width :].float().T
+            if self.exchange is not None and name in streams.received:
+                found = streams.received[name]
+                given = found.weights[..., None] * self.exchange.attention.o_proj(found.states).float()
+                shared[name] = (
+                    shared[name].flatten(0, 1).index_add(0, found.rows, given.flatten(0, 1)).view_as(shared[name])
+                )
+        return shared, private
+
+
+def evidence(exchange: SharedAttention, pool: Tensor, received: Received) -> Tensor:
+    """Pooled w ∘ A W_O, (B, P, d_s) float32; `pool` (B, P, T)."""
+    rows = pool.transpose(1, 2).flatten(0, 1).index_select(0, received.rows).unflatten(0, received.weights.shape)
+    share = (rows * received.weights[..., None]).transpose(1, 2)  # (B, P, K)
+    with torch.autocast(pool.device.type, enabled=False):
+        pooled = share @ received.states.float()
+    return exchange.output(pooled.to(received.states.dtype), share.sum(-1)).float()
+
+
+def receivers(weights: Tensor, everyone: bool = False) -> tuple[Tensor, Tensor]:
+    """
+    The tokens with w > 0, the only ones whose evidence and whose gradient are not 0.
+
+    Args:
+        weights: w (B, T).
+        everyone: all tokens; also where looking at values would wait for the device.
+
+    Returns:
+        Their flat rows in (B·T), and w (B, K) with K the largest number in the batch; rows with fewer are filled up with
+        tokens whose w is 0.
+    """
+    size, length = weights.shape
+    start = torch.arange(size, device=weights.device)[:, None] * length
+    if everyone or not values_are_at_hand(weights):
+        return (start + torch.arange(length, device=weights.device)).flatten(), weights
+    open_ = weights > 0
+    index = open_.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(open_.sum(1).max()))]
+    return (start + index).flatten(), weights.gather(1, index)

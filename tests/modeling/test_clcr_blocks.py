@@ -204,14 +204,15 @@ def test_identifiability_loss_term_by_term() -> None:
     inputs["audio_attention_mask"][2] = 0
     captured: list[Any] = []
     for level in model.model.intra:
-        level.register_forward_hook(lambda module, args, out: captured.append(out))
+        level.register_forward_hook(lambda module, args, out: captured.append(module.token_streams(args[0], out)))
     found = run(model.model, inputs, output_regularizers=True).regularizers["intra"]
     total = torch.tensor(0.0)
     has = {"text": [0, 1, 2, 3], "audio": [0, 1, 3], "video": [0, 1, 2, 3]}
-    for streams in captured:
+    masks = {"text": "attention_mask", "audio": "audio_attention_mask", "video": "video_attention_mask"}
+    for shared, private in captured:
         rows = {
-            (kind, name): segment_means(getattr(streams, kind)[name], streams.mask[name], 8)
-            for kind in ("private", "shared")
+            (kind, name): segment_means(tokens[name], inputs[masks[name]].bool(), 8)
+            for kind, tokens in (("private", private), ("shared", shared))
             for name in has
         }
         for a, b in itertools.combinations(has, 2):
@@ -265,12 +266,12 @@ def test_selection_penalty_worked_by_hand() -> None:
     out.level_weights = torch.tensor([[0.5, 0.25, 0.25]] * 4)
     out.anchors = torch.eye(16)[:3].expand(4, 3, 16).clone()
     out.anchors[:, 2] = out.anchors[:, 1]  # D_12 = D_13 = 1, D_23 = 0
-    assert inter.regularizers(given, out)["inter_sel"].item() == pytest.approx(0.5 * 0.25 * 2)
+    assert inter.regularizer(given, out)["inter_sel"].item() == pytest.approx(0.5 * 0.25 * 2)
 
 
 def test_inter_terms_equal_a_loop() -> None:
     inter, given = aggregation_case(inter_stat_rank=None)
-    found = inter.regularizers(given, inter(given))
+    found = inter.regularizer(given, inter(given))
     pp, sp = torch.tensor(0.0), torch.tensor(0.0)
     for m in range(3):
         rows = given.present[:, m].float()
@@ -289,7 +290,7 @@ def test_selection_penalty_does_not_move_anchors() -> None:
         given.shared.requires_grad_()
         out = inter(given)
         out.level_weights = out.level_weights.detach()
-        term = inter.regularizers(given, out)["inter_sel"]
+        term = inter.regularizer(given, out)["inter_sel"]
         assert term.requires_grad == (not stop)
 
 
@@ -297,11 +298,14 @@ def test_pooling_worked_by_hand() -> None:
     """s̄ = LN(U_s · mean z̃), p̄ = LN(U_p · mean π) over valid tokens only."""
     model, inputs = TESTER.model(), TESTER.inputs()
     captured: list[Any] = []
-    model.model.intra[1].register_forward_hook(lambda module, args, out: captured.append(out))
+    model.model.intra[1].register_forward_hook(
+        lambda module, args, out: captured.append((out.basis, module.token_streams(args[0], out)))
+    )
     model.model.inter.register_forward_pre_hook(lambda module, args: captured.append(args[0]))
     run(model, inputs)
-    streams, summaries = captured
+    (basis, (shared, private)), summaries = captured
     length = TESTER.lengths["video"][2]
-    mean = streams.private["video"][2, :length].mean(0) @ streams.basis[8:]
-    expected = (mean - mean.mean()) / (mean.var(correction=0) + 1e-5).sqrt()
-    torch.testing.assert_close(summaries.private[2, 2, 1], expected, atol=1e-5, rtol=1e-5)
+    for tokens, rows, pooled in ((shared, basis[:8], summaries.shared), (private, basis[8:], summaries.private)):
+        mean = tokens["video"][2, :length].mean(0) @ rows
+        expected = (mean - mean.mean()) / (mean.var(correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(pooled[2, 2, 1], expected, atol=1e-5, rtol=1e-5)

@@ -15,12 +15,13 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
 
 from hf_mmintent.modeling.configuration_clcr import ClcrConfig
+from hf_mmintent.modeling.decorrelation import segment_weights
 from hf_mmintent.modeling.modality_inputs import ModalityInput
 from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from hf_mmintent.modeling.picture_inputs import SpectrogramSettings, log_spectrogram, spread
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.semantic_hierarchy import TemporalConvolutionLevels
-from hf_mmintent.modeling.shared_exchange import IntraLevelExchange, OrthogonalBasis
+from hf_mmintent.modeling.shared_exchange import IntraLevelExchange, LevelStreams, OrthogonalBasis, receivers
 
 from .media_files import write_media
 from .testers import ClcrTester, tiny_bert
@@ -92,11 +93,25 @@ def test_shared_streams_stay_in_the_shared_subspace() -> None:
     torch.manual_seed(0)
     level = IntraLevelExchange(config, 0.9)
     mask = prefix_mask(5, 7)
-    streams = level({name: (torch.randn(2, 7, 16), mask) for name in ("text", "audio")})
+    tokens = {name: (torch.randn(2, 7, 16).masked_fill(~mask[..., None], 0.0), mask) for name in ("text", "audio")}
+    streams, shared, _ = of_every_token(level, tokens)
     to_shared, to_private = streams.basis.split([8, 8])
-    lifted = streams.shared["text"] @ to_shared
+    assert streams.weights["text"].any()
+    lifted = torch.cat([shared["text"], streams.shared["text"]], 1) @ to_shared
     assert (lifted @ to_private.T).abs().max() < 1e-5
     assert (to_shared @ to_private.T).abs().max() < 1e-5
+
+
+def of_every_token(
+    level: IntraLevelExchange, tokens: dict[str, tuple[Tensor, Tensor]], segments: int = 3
+) -> tuple[LevelStreams, dict[str, Tensor], dict[str, Tensor]]:
+    """What a level gives, and z̃ and π of single tokens."""
+    pools = {
+        name: torch.cat([segment_weights(mask, 1), segment_weights(mask, segments)], 1)
+        for name, (_, mask) in tokens.items()
+    }
+    streams = level(tokens, pools)
+    return streams, *level.token_streams(tokens, streams)
 
 
 # ---- Eq. (4): exchange -------------------------------------------------------------------------------------------
@@ -116,7 +131,7 @@ def exchange_case(config: ClcrConfig) -> tuple[IntraLevelExchange, dict[str, tup
 
 def test_exchange_equals_attention_written_out() -> None:
     level, tokens = exchange_case(TESTER.config())
-    streams = level(tokens)
+    streams, shared, private = of_every_token(level, tokens)
     basis = level.basis()
     z = {name: x @ basis[:8].T for name, (x, _) in tokens.items()}
     attention = level.exchange.attention
@@ -132,29 +147,36 @@ def test_exchange_equals_attention_written_out() -> None:
         evidence = attention.o_proj(torch.cat(heads, -1))
         weights, _ = level.budget(z[name], tokens[name][1])
         expected = z[name][row] + weights[row][:, None] * evidence
-        torch.testing.assert_close(streams.shared[name][row, :length], expected[:length], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(streams.private[name][row], tokens[name][0][row] @ basis[8:].T)
+        torch.testing.assert_close(shared[name][row, :length], expected[:length], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(private[name][row], tokens[name][0][row] @ basis[8:].T)
+        # The streams that leave the level are means over all tokens and over thirds of them.
+        for kind, every in (("shared", expected), ("private", private[name][row])):
+            bounds = [(0, length)] + [(s * length // 3, -(-(s + 1) * length // 3)) for s in range(3)]
+            means = torch.stack([every[first:last].mean(0) for first, last in bounds])
+            torch.testing.assert_close(getattr(streams, kind)[name][row], means, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_crosses_without_a_budget_and_private_never_does() -> None:
     for scale in (0.0, 1.0):
         level, tokens = exchange_case(TESTER.config(budget_scale=scale))
         changed = {**tokens, "audio": (tokens["audio"][0] * 3 + 1, tokens["audio"][1])}
-        before, after = level(tokens), level(changed)
+        before, after = of_every_token(level, tokens), of_every_token(level, changed)
         for name in ("text", "video"):
-            assert torch.equal(before.private[name], after.private[name])
-            assert torch.equal(before.shared[name], after.shared[name]) == (scale == 0.0)
+            assert torch.equal(before[0].private[name], after[0].private[name])
+            assert torch.equal(before[0].shared[name], after[0].shared[name]) == (scale == 0.0)
+            assert torch.equal(before[1][name], after[1][name]) == (scale == 0.0)
+            assert torch.equal(before[2][name], after[2][name])
 
 
 def test_only_receiving_tokens_are_gated() -> None:
     """A token with w = 0 keeps its z; others give to it whatever their own weight is."""
     level, tokens = exchange_case(TESTER.config())
-    streams = level(tokens)
-    z, _ = level.split(tokens["text"][0], level.basis())
+    streams, shared, _ = of_every_token(level, tokens)
+    z = tokens["text"][0] @ level.basis()[:8].T
     closed = (streams.weights["text"] == 0) & tokens["text"][1]
-    assert closed.any() and torch.equal(streams.shared["text"][closed], z[closed])
+    assert closed.any() and torch.equal(shared["text"][closed], z[closed])
     silent = {**tokens, "audio": (tokens["audio"][0] * 0.1, tokens["audio"][1])}  # weak evidence: w_audio ≈ 0
-    assert not torch.equal(level(silent).shared["text"], streams.shared["text"])
+    assert not torch.equal(of_every_token(level, silent)[1]["text"], shared["text"])
 
 
 def test_no_source_token_means_no_exchange() -> None:
@@ -162,9 +184,38 @@ def test_no_source_token_means_no_exchange() -> None:
     alone = {name: (x, mask & torch.tensor([[name == "text"], [True]])) for name, (x, mask) in tokens.items()}
     for attention in ("eager", "sdpa"):
         level.config._attn_implementation = attention
-        streams = level(alone)
-        z, _ = level.split(tokens["text"][0], level.basis())
-        assert torch.equal(streams.shared["text"][0], z[0]) and not torch.equal(streams.shared["text"][1], z[1])
+        _, shared, _ = of_every_token(level, alone)
+        z = tokens["text"][0] @ level.basis()[:8].T
+        assert torch.equal(shared["text"][0], z[0]) and not torch.equal(shared["text"][1], z[1])
+
+
+def test_tokens_that_receive_nothing_are_left_out_without_a_trace() -> None:
+    """Values and gradients are those of attention for all tokens; so it is computed for few."""
+    level, tokens = exchange_case(TESTER.config())
+    with torch.no_grad():
+        level.budget.share.fill_(-3.0)
+    found = []
+    for everyone in (True, False):
+        level.zero_grad()
+        given = {name: (x.clone().requires_grad_(), mask) for name, (x, mask) in tokens.items()}
+        pools = {name: segment_weights(mask, 3) for name, (_, mask) in given.items()}
+        streams = level(given, pools, everyone)
+        torch.cat([streams.shared[name].sin() for name in given]).sum().backward()
+        gradients = [x.grad for x, _ in given.values()] + [p.grad for p in level.parameters()]
+        found.append(([*streams.shared.values()], gradients, [r.weights.shape[1] for r in streams.received.values()]))
+    for whole, part in zip((*found[0][0], *found[0][1]), (*found[1][0], *found[1][1]), strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+    assert found[0][2] == [6, 9, 5] and max(map(int.__sub__, found[1][2], found[0][2])) < 0
+
+
+def test_receivers() -> None:
+    weights = torch.tensor([[0.0, 0.5, 0.0, 0.2], [0.0, 0.0, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    rows, found = receivers(weights)
+    assert rows.tolist()[:3] == [1, 3, 6] and found.tolist() == weights.flatten()[rows].view(3, 2).tolist()
+    assert found[:2].tolist() == [[0.5, pytest.approx(0.2)], [pytest.approx(0.3), 0.0]] and (found[2] == 0).all()
+    rows, found = receivers(weights, everyone=True)
+    assert rows.tolist() == list(range(12)) and found is weights
+    assert receivers(torch.zeros(2, 3))[1].shape == (2, 1)
 
 
 # ---- semantic hierarchy ------------------------------------------------------------------------------------------
