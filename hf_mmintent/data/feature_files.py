@@ -3,7 +3,7 @@
 import io
 import mmap
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -300,10 +300,13 @@ def open_h5(path: str | Path) -> "_HierarchicalFile":
 class _Rows(Mapping[str, Any]):
     """The rows of one dataset of an HDF5 file, one per key, read when asked for."""
 
-    def __init__(self, item: Any, keys: Sequence[str]):
-        self.item, self.places = item, {key: place for place, key in enumerate(keys)}
+    def __init__(self, item: Any, keys: Sequence[str], change: Callable[[np.ndarray], np.ndarray]):
+        self.item, self.places, self.change = item, {key: place for place, key in enumerate(keys)}, change
 
     def __getitem__(self, key: str) -> Any:
+        return self.change(self._read(key))
+
+    def _read(self, key: str) -> np.ndarray:
         return _read_h5(self.item, self.places[key], f"{self.item.file.filename}: the row of {key!r}")
 
     def __iter__(self) -> Iterator[str]:
@@ -320,7 +323,9 @@ def _read_h5(item: Any, place: Any, where: str) -> Any:
         raise DataError(f"{where} is damaged: {error}.") from error
 
 
-def open_h5_rows(path: str | Path, name: str, keys: Sequence[str]) -> Mapping[str, Any]:
+def open_h5_rows(
+    path: str | Path, name: str, keys: Sequence[str], change: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Mapping[str, Any]:
     """
     Rows of one large dataset of an HDF5 file by key, read one at a time.
 
@@ -328,6 +333,7 @@ def open_h5_rows(path: str | Path, name: str, keys: Sequence[str]) -> Mapping[st
         path: Of the file.
         name: Of the dataset in it.
         keys: One per row, in the order of the file.
+        change: Applied to every row, e.g. to flatten it.
 
     Raises:
         DataError: No such dataset in the file itself, or another number of rows.
@@ -335,7 +341,7 @@ def open_h5_rows(path: str | Path, name: str, keys: Sequence[str]) -> Mapping[st
     item = open_h5(path).dataset(name)
     if item.ndim == 0 or len(item) != len(keys):
         raise DataError(f"{path}: `{name}` has the shape {item.shape}, expected {len(keys)} rows: the files differ.")
-    return _Rows(item, keys)
+    return _Rows(item, keys, change)
 
 
 def load_npy(path: str | Path) -> np.ndarray:
