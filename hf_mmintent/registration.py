@@ -6,6 +6,7 @@ import importlib
 
 import transformers
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.modeling.modeling_cat_mod import CatModPreTrainedModel
@@ -20,6 +21,7 @@ from hf_mmintent.modeling.modeling_mvcl_daf import MvclDafPreTrainedModel
 from hf_mmintent.modeling.modeling_plum_net import PlumNetPreTrainedModel
 from hf_mmintent.modeling.modeling_unimodal import UnimodalPreTrainedModel
 from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenPreTrainedModel
+from hf_mmintent.modeling.pipelines import PIPELINES
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.processing_mvcl_daf import MvclDafProcessor
@@ -62,6 +64,11 @@ def register() -> None:
 
 
 def processor_class(model_type: str) -> type[ProcessorMixin]:
+    for task, (pipeline, auto_class) in PIPELINES.items():
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline, pt_model=getattr(transformers, auto_class), type="multimodal"
+            )
     """
     The processor of an architecture.
 

@@ -29,6 +29,7 @@ from .modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from .modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
 from .modeling_unimodal import UnimodalForSequenceClassification, UnimodalModel
 from .modeling_xmei_qwen import XmeiQwenForConditionalGeneration
+from .pipeline_intent import IntentRecognitionPipeline
 from .processing_clcr import ClcrProcessor
 from .processing_multimodal import MultimodalProcessor
 from .processing_mvcl_daf import MvclDafProcessor
@@ -46,6 +47,7 @@ __all__ = [
     "ConcatFusionConfig",
     "ConcatFusionForSequenceClassification",
     "ConcatFusionModel",
+    "IntentRecognitionPipeline",
     "LQFormerConfig",
     "LQFormerModel",
     "MagBertConfig",

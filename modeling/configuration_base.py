@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.pipelines import PIPELINE_REGISTRY
 
 # What transformers itself hands to a config beside its declared fields: stored by other versions, read by the loader,
 # or set by `from_pretrained`. Anything else is a misspelt field.
@@ -21,6 +22,7 @@ _LIBRARY_KEYS = frozenset(
         "_name_or_path",
         "attn_implementation",
         "auto_map",
+        "custom_pipelines",
         "experts_implementation",
         "model_type",
         "name_or_path",
@@ -79,6 +81,9 @@ class MMIntentConfig(PreTrainedConfig):
         for name in kwargs:
             if name not in known:
                 raise ValueError(self._unknown_field(name, sorted(known)))
+        # `pipeline` would ask for `trust_remote_code` although the package has registered the very same tasks.
+        if set(kwargs.get("custom_pipelines") or ()) <= set(PIPELINE_REGISTRY.supported_tasks):
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         for field in fields(self):  # JSON has no tuples: a reloaded config must equal the one that was saved
             value = getattr(self, field.name)

@@ -8,7 +8,7 @@ raises `MediaError`; it is never replaced by zeros, because a silent zero tensor
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +169,13 @@ def _check_request(request: Request) -> Request:
     return request
 
 
-def _name(source: MediaSource) -> str:
+def source_name(source: MediaSource) -> str:
     if isinstance(source, dict):
-        return _name(source["path"]) if source.get("path") else f"a struct of {len(source.get('bytes') or b'')} bytes"
+        return (
+            source_name(source["path"])
+            if source.get("path")
+            else f"a struct of {len(source.get('bytes') or b'')} bytes"
+        )
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"an object of {len(source)} bytes"
     return repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else repr(getattr(source, "name", source))
@@ -216,9 +220,9 @@ def _readable(source: MediaSource) -> tuple[str | io.IOBase, int, bytes]:
 
 
 @contextmanager
-def _open(source: MediaSource) -> Iterator[Any]:
+def open_media(source: MediaSource) -> Iterator[Any]:
     av = require_av()
-    name = _name(source)
+    name = source_name(source)
     file, size, head = _readable(source)
     if size == 0:
         raise MediaError(f"{name} is empty (0 bytes): copy or download it again.")
@@ -241,11 +245,9 @@ def _open(source: MediaSource) -> Iterator[Any]:
 
 
 def _decode(source: MediaSource, request: Request, audio: bool, video: bool, seek: bool) -> Clip:
-    name = _name(source)
-    with _open(source) as container:
-        tracks = [s for s in container.streams if s.type == "audio" or (s.type == "video" and not _is_cover(s))]
-        if not tracks:
-            raise MediaError(f"{name} has neither sound nor pictures: use another file.")
+    name = source_name(source)
+    with open_media(source) as container:
+        tracks = media_tracks(container, name)
         origin = (container.start_time or 0) / require_av().time_base
         sound = next((s for s in tracks if s.type == "audio"), None) if audio else None
         pictures = next((s for s in tracks if s.type == "video"), None) if video else None
@@ -274,6 +276,14 @@ def _decode(source: MediaSource, request: Request, audio: bool, video: bool, see
     return clip
 
 
+def media_tracks(container: Any, name: str) -> list:
+    """Sound and picture tracks of an open file."""
+    tracks = [s for s in container.streams if s.type == "audio" or (s.type == "video" and not _is_cover(s))]
+    if not tracks:
+        raise MediaError(f"{name} has neither sound nor pictures: use another file.")
+    return tracks
+
+
 def _is_cover(stream: Any) -> bool:
     av = require_av()
     return bool(stream.disposition & av.stream.Disposition.attached_pic)  # the cover of a song is not a video
@@ -283,6 +293,18 @@ def _pump(
     container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], name: str, seek: float | None
 ) -> float:
     """Decode packets into the sinks until they are done or the file ends; return the seconds that were read."""
+    steps = decoding_steps(container, tracks, sinks, name, seek)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def decoding_steps(
+    container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], name: str, seek: float | None
+) -> Generator[None, None, float]:
+    """As `_pump`, stopping after every packet, so that whoever reads the sinks can keep them short."""
     av = require_av()
     for stream in tracks:
         if stream.index in sinks:
@@ -316,6 +338,7 @@ def _pump(
                 sink.add(frame)
             if all(sink.done for sink in sinks.values()):
                 return last
+            yield
     except av.error.FFmpegError as error:
         text = (
             f"{name} cannot be decoded near {time:.2f} s ({error.strerror}): it is damaged or cut off. Copy it again."

@@ -105,9 +105,13 @@ class SoundSink:
     def _store(self, samples: np.ndarray) -> None:
         self.buffer += np.ascontiguousarray(samples).data.cast("B") if samples.size else b""
 
-    def finish(self) -> np.ndarray | None:
+    def flush(self) -> None:
+        """The stream has ended: store what is still held back."""
         if self.written:
             self._store(self.resampler.flush())
+
+    def finish(self) -> np.ndarray | None:
+        self.flush()
         return np.frombuffer(self.buffer, np.float32) if self.buffer else None
 
 
@@ -166,13 +170,17 @@ class PictureSink:
     def _convert(self, frame: Any) -> np.ndarray:
         return picture_array(frame, self.reformatter, self.request.size, self.request.crop)
 
-    def finish(self) -> np.ndarray | None:
+    def flush(self) -> None:
+        """The stream has ended: store what the last picture still covers."""
         if self.shown is not None and not self.done:
             if self.request.fps is not None:
                 self._emit_until(self.shown_until, self.shown)
             else:
                 self._emit_once()
         self.shown = None
+
+    def finish(self) -> np.ndarray | None:
+        self.flush()
         return np.frombuffer(self.buffer, np.uint8).reshape(-1, *self.shape) if self.count else None
 
 

@@ -17,6 +17,7 @@ from .configuration_media_encoder import MediaEncoderConfig
 from .layers import ReluLinear
 from .modeling_media_encoder import MediaEncoderModel
 from .peephole_lstm import PeepholeBiLSTM
+from .pipelines import custom_pipelines
 from .sequence_alignment import LogitScale
 from .text_backbone import load_text_backbone
 
@@ -48,6 +49,7 @@ class MMIntentPreTrainedModel(PreTrainedModel):
         """As in transformers; the checkpoint names every class of the family, whichever of them wrote it."""
         if self._auto_class is not None:  # the code travels with the weights only then
             self.config.auto_map = dict(self._auto_map)
+            self.config.custom_pipelines = custom_pipelines(self._auto_map)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ def facts(config: Any) -> Any:
     """A config without what only says where it was stored."""
     if not isinstance(config, dict):
         return config
-    stored = ("_name_or_path", "architectures", "dtype", "transformers_version", "auto_map")
+    stored = ("_name_or_path", "architectures", "dtype", "transformers_version", "auto_map", "custom_pipelines")
     return {name: facts(value) for name, value in config.items() if name not in stored}
 
 

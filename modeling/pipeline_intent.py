@@ -1,0 +1,322 @@
+"""`pipeline("multimodal-intent-recognition", model=...)`: recordings of any length to ranked labels with times."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import Pipeline
+from transformers.utils import logging
+
+from .media_windows import Window, read_windows
+from .pipeline_inputs import Sample, as_sample, is_single, local_media
+from .processing_media import MediaSettings
+from .speech_to_text import SpeechToText
+
+logger = logging.get_logger(__name__)
+T = TypeVar("T")
+
+_WINDOW = 10.0  # seconds: an utterance, which is what the datasets label, is seldom longer
+_AHEAD = 2  # batches decoded while the model computes
+
+
+@dataclass
+class Part:
+    """A window of a sample on its way through the pipeline."""
+
+    sample: Sample
+    window: Window
+    text: str | None
+    heard: bool  # whether the words come from speech recognition
+    position: int  # of the sample among the inputs
+
+    @property
+    def used(self) -> list[str]:
+        """Modalities that reach the model."""
+        found = {"text": self.text, "audio": self.window.audio, "video": self.window.frames}
+        found |= {name.removesuffix("_features"): rows for name, rows in self.sample.features.items()}
+        return [name for name, value in found.items() if value is not None]
+
+
+class IntentRecognitionPipeline(Pipeline):
+    """
+    Label recordings by what is said, heard and seen in them.
+
+    ```python
+    import hf_mmintent  # or trust_remote_code=True
+    from transformers import pipeline
+
+    pipe = pipeline("multimodal-intent-recognition", model="runs/quickstart/seed_0/final")
+    pipe("clip.mp4")
+    pipe({"video": "clip.mp4", "text": "you did that all by yourself"}, top_k=3)
+    ```
+
+    An input is a path, address, bytes, `dict` or row of a dataset, as `as_sample` in `pipeline_inputs.py` says; a list
+    gives a list, a dataset or generator an iterator. A recording longer than a window is labelled window by window, and
+    its ranking is the mean of theirs. Decoding runs ahead in a thread while the model computes.
+
+    Args:
+        asr (`str` or automatic-speech-recognition pipeline, *optional*):
+            Speech recognition for inputs without text, per window. Without it they are labelled without words.
+        batch_size (`int`): Windows per call of the model; 1 when not given. Does not change the answers.
+        num_workers (`int`): 0 decodes in the calling thread, anything else in one that runs ahead (the default).
+        top_k (`int`, *optional*): Length of the rankings; all labels by default.
+        window_seconds (`float`, seconds, *optional*): Length of a window; by default the checkpoint's
+            `max_clip_seconds`, or 10.
+        stride_seconds (`float`, seconds, *optional*): From window to window; half a window by default.
+        modalities (list of `str`, *optional*): Use only these; by default all that the checkpoint has.
+
+    Returns:
+        Per input a `dict` with "ranking" (`[{"label", "score"}, ...]`, best first; in regression one entry "value"),
+        "modality_weights" (`{name: weight}`, where the architecture computes them), "used" (modalities that reached
+        the model), "text" (given or heard), "notes" (what the user should know) and "windows": for each its "start" and
+        "end" in seconds, "ranking", "modality_weights", "used" and "text".
+
+    Raises:
+        MediaError: a recording cannot be decoded.
+        ValueError: nothing to label, or an input that the checkpoint does not take.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError("the pipeline has no processor: pass `processor=` beside the model object.")
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = {"asr", "window_seconds", "stride_seconds", "modalities", "top_k"}
+        unknown = parameters.keys() - known
+        if unknown:
+            raise ValueError(f"{sorted(unknown)} are no settings of this pipeline: it has {sorted(known)}.")
+        if parameters.get("asr") is not None and not isinstance(parameters["asr"], SpeechToText):
+            parameters["asr"] = SpeechToText(parameters["asr"], self.device)
+        if parameters.get("modalities") is not None:
+            self._check_modalities(parameters["modalities"])
+        top_k = parameters.pop("top_k", None)
+        return parameters, {}, {} if top_k is None else {"top_k": top_k}
+
+    def _check_modalities(self, names: Sequence[str]) -> None:
+        known = list(self.processor.modalities)
+        if isinstance(names, str) or not names or set(names) - set(known):
+            raise ValueError(f"`modalities` is {names!r}: pass a list of some of {known}.")
+
+    def __call__(
+        self, inputs: Any, num_workers: int | None = None, batch_size: int | None = None, **parameters: Any
+    ) -> Any:
+        """As the class says; every setting of the class can be changed for one call."""
+        made, _, rest = self._sanitize_parameters(**parameters)
+        preparation, ranking = {**self._preprocess_params, **made}, {**self._postprocess_params, **rest}
+        workers = next(n for n in (num_workers, self._num_workers, 1) if n is not None)
+        size = next(n for n in (batch_size, self._batch_size, 1) if n is not None)
+        if size < 1:
+            raise ValueError(f"`batch_size` is {size}: pass a positive number.")
+        single = is_single(inputs)
+        answers = self._answers([inputs] if single else inputs, workers, size, preparation, ranking)
+        if single:
+            return next(iter(list(answers)))
+        return list(answers) if isinstance(inputs, (list, tuple)) else answers
+
+    def _answers(
+        self, inputs: Iterable[Any], workers: int, size: int, preparation: dict[str, Any], ranking: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        asr = preparation.pop("asr", None)
+        parts: Iterator[Part] = self._parts(inputs, asr is not None, preparation)
+        if workers:
+            parts = run_ahead(parts, _AHEAD * size)
+        waiting: list[dict[str, Any]] = []
+        while batch := list(islice(parts, size)):
+            kept = preparation.get("modalities") or self.processor.modalities
+            for part in batch:
+                self._listen(part, asr, kept)
+            outputs = self.forward(self._collate(batch, preparation.get("modalities")))
+            for row, part in enumerate(batch):
+                waiting.append({"part": part, **{name: value[row] for name, value in outputs.items()}})
+                if part.window.last:
+                    yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)
+                    waiting = []
+
+    def _parts(self, inputs: Iterable[Any], listen: bool, preparation: dict[str, Any]) -> Iterator[Part]:
+        for position, value in enumerate(inputs):
+            try:
+                for part in self.preprocess(value, listen=listen, **preparation):
+                    part.position = position
+                    yield part
+            except (ValueError, TypeError) as error:
+                error.add_note(f"This is input {position} of the pipeline (counted from 0).")
+                raise
+
+    # ---- the three steps of a pipeline ---------------------------------------------------------------------------
+
+    def preprocess(
+        self,
+        input_: Any,
+        listen: bool = False,
+        window_seconds: float | None = None,
+        stride_seconds: float | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> Iterator[Part]:
+        """Windows of one input, decoded as they are asked for. `listen`: sound is wanted for its words."""
+        processor = self.processor
+        kept = processor.modalities if modalities is None else modalities
+        with local_media(as_sample(input_, processor.modalities, processor.extra_columns)) as sample:
+            sample.features = {name: v for name, v in sample.features.items() if name.removesuffix("_features") in kept}
+            text = sample.text if "text" in kept else None
+            want_words = listen and text is None and "text" in kept
+            media = {
+                name: getattr(sample, name)
+                for name in ("audio", "video")
+                if (name in kept and f"{name}_features" not in sample.features) or (name == "audio" and want_words)
+            }
+            media = {name: source for name, source in media.items() if source is not None}
+            if not media:
+                yield Part(sample, Window(0.0, 0.0, None, None, True), text, False, 0)
+                return
+            if processor.media is None:
+                raise ValueError(
+                    "a recording was given but this checkpoint takes extracted features of widths "
+                    f"{processor.feature_sizes}: pass `<modality>_features`, or train with a media encoder."
+                )
+            settings = MediaSettings(**processor.media)
+            seconds = window_seconds or settings.max_clip_seconds or _WINDOW
+            part = settings, seconds, stride_seconds, sample.start, sample.end
+            for window in read_windows(media.get("audio"), media.get("video"), *part):
+                yield Part(sample, window, text, False, 0)
+
+    def _forward(self, input_tensors: dict[str, Tensor], **forward_parameters: Any) -> dict[str, Tensor]:
+        """Logits and, where there are any, modality weights."""
+        outputs = self.model(**input_tensors)
+        return {name: outputs[name].float() for name in ("logits", "modality_weights") if outputs.get(name) is not None}
+
+    def postprocess(
+        self,
+        model_outputs: list[dict[str, Any]],
+        top_k: int | None = None,
+        asr: bool = False,
+        kept: Sequence[str] = ("text",),
+    ) -> dict[str, Any]:
+        """The answer of one input from those of its windows."""
+        parts = [output["part"] for output in model_outputs]
+        scores = torch.stack([self._scores(output["logits"]) for output in model_outputs])
+        weights = [output["modality_weights"] for output in model_outputs if "modality_weights" in output]
+        windows = [
+            {
+                "start": part.window.start,
+                "end": part.window.end,
+                "ranking": self._ranking(row, top_k),
+                "modality_weights": self._weights(weights[number : number + 1]),
+                "used": part.used,
+                "text": part.text,
+            }
+            for number, (part, row) in enumerate(zip(parts, scores, strict=True))
+        ]
+        used = {name for part in parts for name in part.used}
+        heard = [part.text for part in parts if part.text is not None]
+        return {
+            "ranking": self._ranking(scores.mean(0), top_k),
+            "modality_weights": self._weights(weights),
+            "used": [name for name in self.processor.modalities if name in used],
+            "text": " ".join(dict.fromkeys(heard)) or None,
+            "notes": self._notes(parts, used, asr, kept),
+            "windows": windows,
+        }
+
+    # ---- helpers -------------------------------------------------------------------------------------------------
+
+    def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
+        """Words of a window that has none; its sound is given back when the model is not to hear it."""
+        if asr is not None and part.text is None and part.window.audio is not None and "text" in kept:
+            part.text = asr(part.window.audio, MediaSettings(**self.processor.media).sampling_rate)
+            part.heard = part.text is not None
+        if "audio" not in kept or "audio_features" in part.sample.features:
+            part.window.audio = None
+
+    def _collate(self, parts: Sequence[Part], modalities: Sequence[str] | None) -> dict[str, Tensor]:
+        """The processor's inputs for a batch of windows."""
+        for part in parts:
+            if not part.used:
+                wanted = list(self.processor.modalities if modalities is None else modalities)
+                raise ValueError(
+                    f"input {part.position} has none of the modalities {wanted} from {part.window.start:g} s on: give its "
+                    "words, or a recording that has them."
+                )
+        columns: dict[str, list[Any]] = {
+            "text": [part.text for part in parts],
+            "audio": [part.window.audio for part in parts],
+            "video": [part.window.frames for part in parts],
+        }
+        for name in sorted({name for part in parts for name in part.sample.features}):
+            columns[name] = [part.sample.features.get(name) for part in parts]
+        given = {name: rows for name, rows in columns.items() if any(row is not None for row in rows)}
+        for name in self.processor.extra_columns:
+            if name in parts[0].sample.extra:
+                given[name] = [part.sample.extra.get(name) for part in parts]
+        return dict(self.processor(**given))
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        kind = self.model.config.problem_type
+        if kind == "regression":
+            return logits
+        return logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(-1)
+
+    def _ranking(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        config = self.model.config
+        if config.problem_type == "regression":
+            return [{"label": "value", "score": scores.item()}]
+        best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{"label": config.id2label[index], "score": score} for score, index in pairs]
+
+    def _weights(self, rows: Sequence[Tensor]) -> dict[str, float]:
+        if not rows:
+            return {}
+        means = torch.stack(list(rows)).mean(0).tolist()
+        return dict(zip(self.model.config.modality_weight_names, means, strict=True))
+
+    def _notes(self, parts: Sequence[Part], used: set[str], asr: bool, kept: Sequence[str]) -> list[str]:
+        notes = []
+        if "text" in kept and "text" not in used:
+            if asr:
+                notes.append("no words were heard: answered without text.")
+            else:
+                notes.append("no words were given and no speech recognition (`asr`) is set: answered without text.")
+                logger.warning_once(notes[-1])
+        if any(part.heard for part in parts):
+            notes.append("the words come from speech recognition and may be wrong.")
+        elif "text" in used and len(parts) > 1:
+            notes.append("the words given are taken for every window.")
+        media = {"audio": "sound", "video": "pictures"}
+        for name, what in media.items():
+            asked = getattr(parts[0].sample, name) is not None and name in kept
+            if asked and name not in used:
+                notes.append(f"the recording has no {what}: answered without.")
+        return notes
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Model, processor, and the code of both and of the pipeline."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def run_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The items in order, up to `depth` of them made in a thread before they are asked for."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
