@@ -122,7 +122,8 @@ class Ucf101(MediaBuilder):
 
     def media_of(self, row: Row) -> dict[str, Path]:
         clip = resolve_inside(self.folder / _CLIPS, f"{row['label']}/{row['id']}.avi")
-        return {"video": clip, "flow": self.flow.get(row["id"].lower(), self.folder / "flow" / row["id"])}
+        flow = self.flow.get(row["id"].lower())
+        return {"video": clip} if flow is None else {"video": clip, "flow": flow}
 
     def media_is_there(self, modality: str, path: Path) -> bool:
         return path.is_dir() if modality == "flow" else super().media_is_there(modality, path)

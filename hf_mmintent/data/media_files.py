@@ -55,18 +55,16 @@ class MediaBuilder(MultimodalBuilder):
         return None if not self.config.check_clips or decodes(path, modality) else "does not decode"
 
     def _media_columns(self, row: Row) -> dict[str, str | None]:
-        columns: dict[str, str | None] = dict.fromkeys(f"{modality}_path" for modality in self.media_modalities)
-        for modality, path in self.media_of(row).items():
-            if modality not in self.media_modalities:
-                continue
-            if self.media_is_there(modality, path):
+        paths = self.media_of(row)
+        columns: dict[str, str | None] = {}
+        for modality in self.media_modalities:
+            path = paths.get(modality)
+            problem: str | None = "file missing"
+            if path is not None and self.media_is_there(modality, path):
                 check_no_stub(path)
                 problem = self.media_problem(modality, path)
-            else:
-                problem = "file missing"
-            if problem is None:
-                columns[f"{modality}_path"] = str(path)
-            else:
+            columns[f"{modality}_path"] = str(path) if problem is None else None
+            if problem is not None:
                 self.report.problem(f"{modality} {problem}", row["id"])
         return columns
 
