@@ -135,9 +135,9 @@ class Grid(MultimodalBuilder):
         return found
 
     def _archived(self) -> list[Row]:
-        columns = (self.archive[name].tolist() for name in ("id", "split", "words"))
+        names, splits, sentences = (self.archive[name].tolist() for name in ("id", "split", "words"))
         rows = []
-        for name, split, words in zip(*columns):
+        for name, split, words in zip(names, splits, sentences):
             expected = _words_of(name, f"the id {name!r} of {_ARCHIVE}")
             if list(expected) != words:
                 raise DataError(f"{_ARCHIVE}: the words of {name!r} are {words}, its name stands for {list(expected)}.")
@@ -187,7 +187,7 @@ class Grid(MultimodalBuilder):
         if not files:
             raise FileNotFoundError(f"{self.raw_folder} holds no clip <speaker>/<sentence>.mpg, e.g. s1/bbaf2n.mpg.")
         speakers = {path.parent.name for path in files}
-        rows = []
+        rows: list[Row] = []
         for path in files:
             speaker, name = path.parent.name, path.stem
             words = _words_of(name, str(path))
