@@ -56,6 +56,13 @@ def bucket_of(count: int, buckets: tuple[int, ...]) -> int:
     return next(width for width in buckets if width >= count)
 
 
+@torch.compiler.disable  # a compiler would make a graph for every count, in place of one for every bucket
+def bucketed_places(member: Tensor, config: CatModConfig) -> int:
+    """Width that holds the candidates of every sample, `member` (B, C) bool."""
+    guides = int(member.sum(1).max()) - (config.num_explorer_tokens if config.route_explorers else 0)
+    return config.places(bucket_of(guides, config.buckets))
+
+
 @dataclass
 class RoutingRecord:
     """What routing decided, one entry per layer with cross-attention; see [`CatModOutput`]."""
@@ -168,8 +175,7 @@ class RoutingPass:
         alive = torch.ones_like(scores, dtype=torch.bool) if self.alive is None else self.alive
         if self.threshold:
             member = alive & (self._kappa(scores, alive) > 0.5)
-            guides = int(member.sum(1).max()) - (config.num_explorer_tokens if config.route_explorers else 0)
-            places = config.places(bucket_of(guides, config.buckets))
+            places = bucketed_places(member, config)
             order = member.to(scores.dtype).argsort(dim=1, descending=True, stable=True)
             return order[:, :places].sort(1).values, member
         # Stable: of equal scores the first query is kept.
