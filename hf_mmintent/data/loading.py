@@ -17,6 +17,8 @@ from packaging.version import Version
 
 import hf_mmintent
 from hf_mmintent.data.builder import COLUMN_GROUPS, MultimodalConfig
+from hf_mmintent.data.clip_folder import clip_rows, is_clip_folder
+from hf_mmintent.data.feature_folder import is_extraction, open_features
 from hf_mmintent.data.row_format import FORMAT
 
 _SCRIPTS = Path(str(importlib.import_module("hf_mmintent.data_scripts").__file__)).parent
@@ -42,7 +44,8 @@ def load(
     Open a dataset.
 
     Args:
-        name_or_path: a builder of the package ("mintrec"), the path of a script, a folder of Parquet files, or a Hub id.
+        name_or_path: a builder of the package ("mintrec"), the path of a script, a folder of Parquet files, of extracted
+            features or of clips (see [`clip_rows`]), or a Hub id.
         data_dir: folder with the dataset's own files.
         name: configuration of the builder.
         split: one split; all of them as a dict when not given.
@@ -58,7 +61,12 @@ def load(
     Raises:
         ValueError: neither a builder nor a path nor a Hub id; the message lists the builders.
     """
+    if is_extraction(name_or_path):
+        return _select(open_features(name_or_path, split), columns)
     script = _script(name_or_path)
+    if script is None and is_clip_folder(name_or_path):
+        rows = _select(clip_rows(name_or_path), columns)
+        return rows if split is None else rows[split]
     if script is None:
         folder = None if data_dir is None else str(data_dir)
         loaded = datasets.load_dataset(

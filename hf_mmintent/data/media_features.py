@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -31,13 +32,28 @@ def has_raw_media(dataset: Dataset) -> bool:
     return any(media_column(names, m) and f"{m}_features" not in names for m in MEDIA_COLUMNS)
 
 
+# Fields that saving adds, and those that bound memory or say what is trained: none of them changes a feature.
+_NO_MATTER = {"_name_or_path", "architectures", "dtype", "transformers_version", "auto_map"}
+_NO_MATTER |= {"frames_per_chunk", "audio_seconds_per_call", "freeze_backbones"}
+
+
 def encoder_fingerprint(encoder: MediaEncoderModel) -> str:
-    """Digest of an encoder's config and weights: features made by different ones never meet in the cache."""
-    digest = hashlib.sha256(json.dumps(encoder.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    """Digest of an encoder's config, weights and their type: features made by different ones never meet in the cache."""
+    fields = _without(encoder.config.to_diff_dict(), _NO_MATTER)
+    digest = hashlib.sha256(json.dumps([fields, str(encoder.dtype)], sort_keys=True, default=str).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _without(fields: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The fields of a config and of the configs in it, without those of these names."""
+    return {
+        key: _without(value, names) if isinstance(value, dict) else value
+        for key, value in fields.items()
+        if key not in names
+    }
 
 
 def add_media_features(dataset: Dataset, encoder: MediaEncoderModel, batch_size: int = 16) -> Dataset:
@@ -82,7 +98,6 @@ def add_media_features(dataset: Dataset, encoder: MediaEncoderModel, batch_size:
     )
 
 
-@torch.no_grad()
 def encode_media(
     encoder: MediaEncoderModel,
     settings: MediaSettings,
@@ -96,15 +111,45 @@ def encode_media(
         inputs = prepare_media(media.get("audio"), media.get("video"), settings, start, end)
     except MediaError as error:
         raise MediaError(f"{error} (one of the rows {ids[0]!r} … {ids[-1]!r})") from error
-    device = next(encoder.parameters(), torch.empty(0)).device
-    out = encoder.eval()(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
-    found: dict[str, list[np.ndarray | None]] = {}
-    for name in media:
-        values, mask = out[f"{name}_features"], out[f"{name}_attention_mask"]
-        if values is None:
-            found[name] = [None] * len(ids)
-            continue
-        lengths = mask.sum(1).tolist()
-        rows = values.float().cpu().numpy()
-        found[name] = [rows[i, :n] if n else None for i, n in enumerate(lengths)]
+    return _encode_batch(encoder, inputs, media, len(ids))
+
+
+def encode_arrays(
+    encoder: MediaEncoderModel, clips: Sequence[Mapping[str, np.ndarray]], modalities: Iterable[str]
+) -> dict[str, list[np.ndarray | None]]:
+    """
+    As [`encode_media`], from clips that were decoded one by one.
+
+    Args:
+        encoder: in eval mode.
+        clips: what [`prepare_media`] made of every clip alone; empty for a clip without media.
+        modalities: wanted, "audio" and "video".
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for name in ("input_values", "pixel_values"):
+        given = [clip[name][0] for clip in clips if name in clip]
+        if given:
+            values = np.zeros((len(clips), max(map(len, given)), *given[0].shape[1:]), given[0].dtype)
+            mask = np.zeros(values.shape[:2], np.int64)
+            for row, clip in enumerate(clips):
+                if name in clip:
+                    values[row, : clip[name].shape[1]] = clip[name][0]
+                    mask[row, : clip[name].shape[1]] = clip[f"{name}_mask"][0]
+            inputs |= {name: values, f"{name}_mask": mask}
+    return _encode_batch(encoder, inputs, modalities, len(clips))
+
+
+@torch.no_grad()
+def _encode_batch(
+    encoder: MediaEncoderModel, inputs: Mapping[str, np.ndarray], modalities: Iterable[str], count: int
+) -> dict[str, list[np.ndarray | None]]:
+    found: dict[str, list[np.ndarray | None]] = {name: [None] * count for name in modalities}
+    if not inputs:
+        return found
+    out = encoder.eval()(**{name: torch.from_numpy(value).to(encoder.device) for name, value in inputs.items()})
+    for name in found:
+        values, mask = out.get(f"{name}_features"), out.get(f"{name}_attention_mask")
+        if values is not None:
+            rows = values.float().cpu().numpy()
+            found[name] = [rows[i, :n] if n else None for i, n in enumerate(mask.sum(1).tolist())]
     return found

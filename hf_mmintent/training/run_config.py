@@ -57,7 +57,8 @@ class RunConfig:
             installed Python package.
         config: fields of the architecture's config.
         processor: arguments of its processor.
-        encoder: fields of [`MediaEncoderConfig`], when rows are raw clips.
+        encoder: when rows are raw clips, or features made from clips beforehand: fields of [`MediaEncoderConfig`],
+            `{"preset": NAME}` or `{"path": FOLDER}` (see `hf_mmintent.encoders.build_encoder`). The checkpoint owns it.
         training: arguments of `transformers.TrainingArguments`.
         learning_rates: rate by regular expression on parameter names, the first match wins; others take
             `training.learning_rate`.

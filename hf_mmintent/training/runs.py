@@ -30,14 +30,15 @@ from transformers.utils import logging
 
 from hf_mmintent.backbones import resolve_backbone
 from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.data.extraction import check_encoder
+from hf_mmintent.data.feature_folder import is_extraction
 from hf_mmintent.data.loading import load
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.encoders import build_encoder
 from hf_mmintent.hub.from_run import summary_from_run
 from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.metrics import build_compute_metrics
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
-from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.registration import model_class, processor_class
 
 from .callbacks import CollatorEpoch
@@ -169,8 +170,10 @@ def read_splits(run: RunConfig) -> DatasetDict:
     if missing:
         raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
     splits = DatasetDict({name: loaded[name] for name in wanted})
-    if run.encoder is not None and has_raw_media(splits[wanted[0]]):
-        encoder = MediaEncoderModel(MediaEncoderConfig(**run.encoder)).eval()
+    if run.encoder is not None and is_extraction(run.data.name):
+        check_encoder(run.data.name, build_encoder(run.encoder))
+    elif run.encoder is not None and has_raw_media(splits[wanted[0]]):
+        encoder = build_encoder(run.encoder)
         splits = DatasetDict({name: add_media_features(rows, encoder) for name, rows in splits.items()})
     return splits
 
@@ -184,7 +187,7 @@ def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMix
     backbones = {name: resolve_backbone(value) for name, value in run.backbones.items()}
     if "text" not in fields["modalities"]:
         backbones.pop("text", None)
-    encoder = MediaEncoderConfig(**run.encoder) if run.encoder is not None else None
+    encoder = None if run.encoder is None else build_encoder(run.encoder)
     widths = {name: feature_width(train, name) for name in ("audio", "video") if name in fields["modalities"]}
     model = architecture.from_backbones(**backbones, **widths, encoder=encoder, **fields)
     tokenizer = AutoTokenizer.from_pretrained(backbones["text"]) if "text" in backbones else None
