@@ -3,11 +3,13 @@
     python examples/benchmark.py mvcl_daf --shapes mintrec --threads 2 --lengths mintrec
     python examples/benchmark.py plum_net --shapes mosi --set hidden_size=128 --json plum_net.json
     python examples/benchmark.py mvcl_daf --threads 1 --clock cpu        # on a machine that others use
+    python examples/benchmark.py clcr --shapes mosi --growth --parts intra summaries inter identifiability
 
 The model is built with random weights at the widths of the shape; its batches are synthetic rows through its own
 processor. A training step, the text encoder's share of it alone (every text view that the step encodes, forward and
 backward) and, with `--lengths`, steps on batches with the text lengths of a real dataset take turns, so that all meet the
-same machine; sound and video keep their full length. FLOPs are those of matrix products and convolutions.
+same machine; sound and video keep their full length. FLOPs are those of matrix products and convolutions. A step is forward
+and backward; shares of parts, the children of the base model, are those of its time under torch's profiler.
 
 The last line is the batch invariance: `logits move by 1e-07 at most, ...`.
 """
@@ -43,11 +45,19 @@ def main() -> None:
         "--return_memory", action="store_true", help="leave it to the C library to return freed memory between steps"
     )
     parser.add_argument("--repeats", type=int, default=10, help="timed rounds")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        metavar="NAME",
+        help="profile which part takes how much of a step; the joint share of these",
+    )
+    parser.add_argument("--growth", action="store_true", help="time steps at parts of the batch and of the lengths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="also write the figures to this file")
     settings = vars(parser.parse_args())
     path, pairs = settings.pop("json"), settings.pop("set")
     settings["keep_memory"] = not settings.pop("return_memory")
+    settings["parts"] = None if settings["parts"] is None else tuple(settings["parts"])
     for pair in pairs:
         if "=" not in pair:
             parser.error(f"--set {pair}: write FIELD=VALUE")

@@ -26,7 +26,9 @@ from hf_mmintent.benchmark.measures import (
     training_step,
 )
 from hf_mmintent.benchmark.prototypes import keeps_prototypes, prototype_cost
+from hf_mmintent.benchmark.scaling import format_growth, step_growth
 from hf_mmintent.benchmark.shapes import LENGTHS, shape_named
+from hf_mmintent.benchmark.shares import format_shares, step_shares
 from hf_mmintent.benchmark.subject import Subject
 from hf_mmintent.memory import keep_freed_memory
 
@@ -48,6 +50,8 @@ class BenchmarkConfig:
         clock: "wall" or "cpu".
         keep_memory: keep freed memory for the next step, see [`keep_freed_memory`]; it stays so in this process.
         repeats: timed rounds.
+        parts: also profile which part of the model takes how much of a step, and the joint share of the parts named here.
+        growth: also time steps at parts of the batch and of the lengths.
         seed: of weights and data.
     """
 
@@ -65,6 +69,8 @@ class BenchmarkConfig:
     clock: str = "wall"
     keep_memory: bool = True
     repeats: int = 10
+    parts: tuple[str, ...] | None = None
+    growth: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +126,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if keeps_prototypes(subject.model):
         chosen = (config.clock, config.dtype, config.repeats)
         report["prototypes"] = prototype_cost(subject, np.random.default_rng(config.seed), device, *chosen)
+    report |= parts_and_growth(subject, config, device)
     report["batch_invariance"] = batch_invariance(subject, np.random.default_rng(config.seed + 1), device)
     report["environment"]["load_after"] = os.getloadavg()[0]
     return report
@@ -244,6 +251,24 @@ def real_length_batches(
     }
 
 
+def parts_and_growth(subject: Subject, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
+    """What `parts` and `growth` ask for, else `None`."""
+    model, generator = subject.model.train(), np.random.default_rng(config.seed)
+    found: dict[str, Any] = {"parts": None, "growth": None}
+    if config.parts is not None:
+        batch = subject.batch(subject.rows(generator), True, device)
+
+        def step() -> None:
+            model.zero_grad(set_to_none=True)
+            training_step(model, batch, config.dtype)
+
+        found["parts"] = step_shares(model, step, device, config.repeats, tuple(config.parts))
+    if config.growth:
+        clock = make_clock(config.clock, device)
+        found["growth"] = step_growth(subject, generator, device, config.repeats, clock, config.dtype)
+    return found
+
+
 def inference(subject: Subject, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
     """Latency of one sample, throughput of a batch."""
     model, generator = subject.model.eval(), np.random.default_rng(config.seed)
@@ -317,6 +342,8 @@ def format_report(report: dict[str, Any]) -> str:
             f"prototype refresh / epoch {kept['refresh_over_step']:.3f} (a pass per first-stage epoch)",
             f"prototype bank / step     {banks}",
         ]
+    lines += format_shares(report["parts"]) if report["parts"] is not None else []
+    lines += format_growth(report["growth"]) if report["growth"] is not None else []
     out, moved = report["inference"], report["batch_invariance"]
     lines += [
         "inference",

@@ -27,6 +27,8 @@ from hf_mmintent.benchmark.measures import (
     summary,
     text_batch,
 )
+from hf_mmintent.benchmark.scaling import growth, scaled
+from hf_mmintent.benchmark.shares import REST, part_of_modules, step_shares
 from hf_mmintent.registration import ARCHITECTURES
 
 CLASSIFIERS = [
@@ -78,7 +80,7 @@ def test_the_script_prints_and_writes_its_report(
 ) -> None:
     path = tmp_path / "report.json"
     command = "mvcl_daf --shapes mini --text tiny --batch_size 2 --repeats 1 --dtype bf16 --device cpu --return_memory"
-    settings = ["--set", "visual_layers=1", "daf_max_depth=2", "--json", str(path)]
+    settings = ["--set", "visual_layers=1", "daf_max_depth=2", "--json", str(path), "--growth", "--parts", "text_model"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *command.split(), *settings])
     runpy.run_path(str(root / "examples" / "benchmark.py"), run_name="__main__")
     printed = capsys.readouterr().out
@@ -89,12 +91,16 @@ def test_the_script_prints_and_writes_its_report(
         "batch of 1",
         "peak memory",
         "batch invariance",
+        "shares of a step",
+        "growth of the step",
     ):
         assert name in printed
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["settings"]["overrides"] == {"visual_layers": 1, "daf_max_depth": 2}
     assert report["settings"]["batch_size"] == 2 and report["lengths"] is None
     assert report["text_views"] == 2
+    assert report["parts"]["together"]["share"] == pytest.approx(report["parts"]["parts"]["text_model"]["share"])
+    assert report["growth"]["batch_size"]["sizes"] == [1, 2] and len(report["growth"]["length"]["milliseconds"]) == 4
 
 
 def test_the_script_refuses_a_setting_without_value(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,3 +293,66 @@ def test_cost_of_prototypes(tiny_shape: str) -> None:
     assert "prototype refresh / epoch" in format_report(report)
     none = BenchmarkConfig("mvcl_daf", tiny_shape, text="tiny", device="cpu", repeats=1, keep_memory=False)
     assert run_benchmark(none)["prototypes"] is None
+
+
+# ---- parts of a step, growth ---------------------------------------------------------------------------------------
+
+
+class Parted(nn.Module):
+    """A model of parts: one is called whole, of one only a member, one is a list; the head lies outside the base model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_model = nn.Module()
+        self.base_model.small = nn.Linear(64, 64)
+        self.base_model.group = nn.ModuleDict({"large": nn.Linear(64, 64 * 64)})
+        self.base_model.steps = nn.ModuleList(nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(2))
+        self.head = nn.Linear(64 * 64, 3)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        for step in self.base_model.steps:
+            states = step(states)
+        return self.head(self.base_model.group["large"](self.base_model.small(states))).square().sum()
+
+
+def test_parts_of_a_step_add_up_and_the_largest_is_found() -> None:
+    model, states = Parted(), torch.randn(256, 64)
+    assert set(part_of_modules(model).values()) == {"small", "group", "steps", "head"}
+    shares = step_shares(model, lambda: model(states).backward(), CPU, 3, ("group", "head"))
+    parts = shares["parts"]
+    assert set(parts) == {"small", "group", "steps", "head", REST} and next(iter(parts)) == "group"
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    assert parts["group"]["share"] > 0.5  # 64 times the work of "small"
+    # The first layer needs no gradient for its input; elsewhere backward is two products for one.
+    assert all(parts[name]["backward_ms"] > 0.5 * parts[name]["forward_ms"] > 0 for name in ("group", "head", "steps"))
+    assert shares["together"]["share"] == pytest.approx(parts["group"]["share"] + parts["head"]["share"])
+    assert not model.base_model.small._forward_hooks and not model.base_model.small._forward_pre_hooks
+    with pytest.raises(ValueError, match="no part 'body'"):
+        step_shares(model, lambda: model(states).backward(), CPU, 1, ("body",))
+
+
+def test_parts_without_gradient_have_no_backward() -> None:
+    model, states = Parted().requires_grad_(False), torch.randn(256, 64)
+    model.head.requires_grad_(True)
+    parts = step_shares(model, lambda: model(states).backward(), CPU, 2)["parts"]
+    assert parts["head"]["backward_ms"] > 0 and parts["group"]["backward_ms"] == 0 < parts["group"]["forward_ms"]
+
+
+def test_growth_of_known_laws() -> None:
+    sizes = [8, 16, 24, 32]
+    linear = growth(sizes, [3.0 * n for n in sizes])
+    assert linear == pytest.approx({"exponent": 1, "last_exponent": 1, "line_deviation": 0}, abs=1e-9)
+    square = growth(sizes, [0.1 * n**2 for n in sizes])
+    assert square["exponent"] == pytest.approx(2) and square["last_exponent"] == pytest.approx(2)
+    assert square["line_deviation"] > 0.03
+    offset = growth(sizes, [50 + n for n in sizes])  # a line, whatever the exponent
+    assert offset["exponent"] < 0.5 and offset["line_deviation"] == pytest.approx(0, abs=1e-9)
+
+
+def test_shapes_are_scaled() -> None:
+    shape = SHAPES["mosi"]
+    assert scaled(shape) == shape
+    half = scaled(shape, length=0.5)
+    assert (half.batch_size, half.text, half.features) == (32, 25, {"audio": (188, 5), "video": (250, 20)})
+    tiny = scaled(shape, batch=0.001, length=0.001, shortest_text=3)
+    assert (tiny.batch_size, tiny.text, tiny.features) == (1, 3, {"audio": (1, 5), "video": (1, 20)})
