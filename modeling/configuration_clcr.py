@@ -168,13 +168,20 @@ class ClcrConfig(MultimodalConfig):
     @property
     def zero_diagnostics(self) -> dict[str, str]:
         """What it means when a figure of `diagnostics` is 0 over a whole logging window; the trainer warns with it."""
-        if not (self.use_intra_ced and self.use_budget_projection and len(self.modalities) > 1):
+        if not self.use_intra_ced or len(self.modalities) < 2:
             return {}
-        return {
-            f"budget_tight_{level}": f"the token budget of level {level!r} never binds, so it gets no gradient: lower "
-            f"`budget_init` ({self.budget_init}) or `budget_scale` ({self.budget_scale}), or set `budget_penalty` > 0."
+        meanings = {
+            f"participation_{level}": f"no token of level {level!r} receives anything from another modality: raise "
+            f"`budget_scale` ({self.budget_scale}) or lower `gate_threshold_init` ({self.gate_threshold_init})."
             for level in self.levels
         }
+        if self.use_budget_projection:
+            meanings |= {
+                f"budget_tight_{level}": f"the token budget of level {level!r} never binds, so it gets no gradient: lower "
+                f"`budget_init` ({self.budget_init}) or `budget_scale` ({self.budget_scale}), or set `budget_penalty` > 0."
+                for level in self.levels
+            }
+        return meanings
 
     def backbone_level(self, modality: str, level: int) -> int:
         """Level of the modality's backbone that stands at `level`."""

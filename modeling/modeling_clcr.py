@@ -347,7 +347,9 @@ class ClcrModel(ClcrPreTrainedModel):
                 for level, stream in zip(self.config.levels, streams, strict=False)
                 for name, weight in stream.weights.items()
             },
-            diagnostics=self._diagnostics(summaries, aggregated, participation, tight) if self.training else None,
+            diagnostics=self._diagnostics(list(inputs), summaries, aggregated, participation, tight)
+            if self.training
+            else None,
             regularizers=regularizers,
             hidden_states=tuple(x for tokens in levels for x, _ in tokens.values()) if wanted else None,
             attentions=tuple(x for stream in streams for x in stream.attentions) if maps else None,
@@ -398,7 +400,12 @@ class ClcrModel(ClcrPreTrainedModel):
 
     @torch.no_grad()
     def _diagnostics(
-        self, summaries: Summaries, aggregated: Aggregated, participation: Tensor | None, tight: Tensor | None
+        self,
+        there: list[str],
+        summaries: Summaries,
+        aggregated: Aggregated,
+        participation: Tensor | None,
+        tight: Tensor | None,
     ) -> dict[str, Tensor]:
         """What shows whether levels, budgets and statistics are alive; never waits for the device."""
         config, alpha = self.config, aggregated.level_weights
@@ -414,6 +421,12 @@ class ClcrModel(ClcrPreTrainedModel):
             if budget.share is not None:
                 found[f"budget_{level}"] = budget.fraction(config.budget_scale).squeeze(0)
                 found[f"budget_tight_{level}"] = (tight[..., index] * rows).sum() / count
+        for name in there if self.inter.private_gate is not None else ():
+            index = list(config.modalities).index(name)
+            rows = summaries.present[:, index].float()
+            found[f"private_gate_{name}"] = (aggregated.private_gates[:, index] * rows).sum() / rows.sum().clamp(
+                min=1.0
+            )
         # What independent streams would score: E‖C‖²/r ≈ r/(n − 1).
         samples = summaries.present.float().sum(0).max()
         if self.identifiability is not None:

@@ -500,6 +500,49 @@ def test_a_slack_budget_is_reported_and_has_no_gradient() -> None:
     assert set(model.config.zero_diagnostics) <= set(out.diagnostics)
 
 
+def test_figures_that_must_not_be_zero_are_those_the_model_has() -> None:
+    """Dense gates have no budget, one modality exchanges nothing; a threshold out of reach is a dead exchange."""
+    for overrides, names in (
+        ({}, {"participation", "budget_tight"}),
+        ({"use_budget_projection": False}, {"participation"}),
+        ({"use_intra_ced": False}, set()),
+        ({"modalities": ("text",), "modality_configs": None}, set()),
+    ):
+        config = TESTER.config(**overrides)
+        assert {name.rsplit("_", 1)[0] for name in config.zero_diagnostics} == names
+    out = TESTER.model(budget_scale=0.0).train()(**TESTER.inputs(training=True))
+    assert all(out.diagnostics[f"participation_{level}"] == 0 for level in ("shallow", "mid", "deep"))
+
+
+def test_diagnostics_are_the_figures_of_the_output() -> None:
+    """Level weights and their entropy, participation, how often and at which share budgets bind, private gates."""
+    budgets = {"shallow": 0.1, "mid": 0.5, "deep": 0.9}
+    model, inputs = TESTER.model(budget_init=tuple(budgets.values())).train(), TESTER.inputs(training=True)
+    inputs["audio_attention_mask"][1] = 0
+    out = model(**inputs)
+    figures, alpha = out.diagnostics, out.level_weights
+    present = out.modality_weights > 0
+    assert present[:, 1].tolist() == [True, False, True, True] and present.sum() == 11
+    assert figures["level_entropy"].item() == pytest.approx(-(alpha * alpha.log()).sum(1).mean().item(), abs=1e-6)
+    for index, level in enumerate(("shallow", "mid", "deep")):
+        assert figures[f"level_weight_{level}"] == alpha[:, index].mean()
+        for name, values in (("participation", out.participation), ("budget_tight", out.budget_tight)):
+            expected = values[..., index].float()[present].mean().item()
+            assert figures[f"{name}_{level}"].item() == pytest.approx(expected)
+        assert figures[f"budget_{level}"].item() == pytest.approx(budgets[level])
+    assert figures["budget_tight_shallow"] > figures["budget_tight_deep"]
+    for index, name in enumerate(("text", "audio", "video")):
+        gates = out.private_gates[:, index][present[:, index]]
+        assert figures[f"private_gate_{name}"].item() == pytest.approx(gates.mean().item()) and gates.std() > 0
+    assert figures["intra_bias"].item() == pytest.approx(8 / (4 * 8 - 1))
+    assert figures["inter_bias"].item() == pytest.approx(4 / 3)
+    del inputs["video_features"], inputs["video_attention_mask"]
+    lacking = model(**inputs).diagnostics
+    assert "private_gate_video" not in lacking and "private_gate_audio" in lacking
+    assert "private_gate_text" not in TESTER.model(use_inter_cad=False).train()(**inputs).diagnostics
+    assert run(model.eval(), inputs).diagnostics is None
+
+
 def test_regression_with_bf16_autocast_keeps_statistics_in_float32() -> None:
     config = {"num_labels": 1, "id2label": {0: "value"}, "label2id": {"value": 0}, "problem_type": "regression"}
     model = TESTER.model(**config).train()
