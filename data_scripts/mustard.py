@@ -12,9 +12,11 @@ from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_json
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.safe_pickle import load_pickle
+from hf_mmintent.data.word_features import HktFile, cut_to_words
 
 _FIELDS = {"utterance": str, "speaker": str, "context": list, "context_speakers": list, "show": str, "sarcasm": bool}
 _FOLDS = 5
+_TABLE = ("data/sarcasm_data.json", "sarcasm_data.json")
 _AUDIO = ("data/audio_features.p", "audio_features.p")
 _VIDEO = ("data/features/utterances_final/resnet_pool5.hdf5", "features/utterances_final/resnet_pool5.hdf5")
 
@@ -54,11 +56,14 @@ class Mustard(MultimodalBuilder):
         own_fold0 … own_fold4   folds of this package, stratified by label and drawn with `fold_seed`, 552 / 138; for
                                 folders without `split_indices.p`. Not the official folds: say so beside a result
         speaker_independent     test on FRIENDS (356), train on the three other series (334)
+        hkt                     the three-way split of matalvepu/HKT, test 68, with its features per word (81 and 371
+                                wide) from mustard.pkl (or dataset/…); series and speakers, where the table is there
 
     The release has no validation split: by default a tenth of the training rows of each label is held out, chosen with
     a seed (`validation_share`, `validation_seed`). In every configuration it shares speakers with the training rows.
     The series gives the label away: 53 of the 54 utterances of GOLDENGIRLS and SARCASMOHOLICS are sarcastic. The folds
-    share speakers and series between training and test. A published score on 68 test rows uses another split.
+    share speakers and series between training and test. A published score on 68 test rows belongs to `hkt`, which has
+    its own validation rows; never compare it with those of the folds.
 
     Columns: `id`, `text`, `label`, `speaker`, `dialogue_id` (the series), `context` (earlier turns, oldest first),
     `audio_features`, `video_features`.
@@ -76,6 +81,7 @@ class Mustard(MultimodalBuilder):
     BUILDER_CONFIGS = [
         *(MustardConfig(name=f"{kind}{fold}") for kind in ("fold", "own_fold") for fold in range(_FOLDS)),
         MustardConfig(name="speaker_independent"),
+        MustardConfig(name="hkt"),
     ]
     DEFAULT_CONFIG_NAME = "fold0"
     LABELS = ("not_sarcastic", "sarcastic")
@@ -86,18 +92,22 @@ class Mustard(MultimodalBuilder):
     }
 
     def row_counts(self) -> dict[str, int]:
+        if self.is_hkt:
+            return {}
         return {"test": 356 if self.config.name == "speaker_independent" else 138}
 
     @cached_property
     def rows(self) -> list[Row]:
         """All rows in the order of the table, to which the official folds refer."""
-        path = find_file(self.folder, "data/sarcasm_data.json", "sarcasm_data.json")
+        path = find_file(self.folder, *_TABLE)
         rows = [_row(key, item) for key, item in read_json(path).items()]
         counts = {name: sum(row["label"] == name for row in rows) for name in self.LABELS}
         check_counts(counts, dict.fromkeys(self.LABELS, 345), self.config.strict_counts, self.name)
         return rows
 
     def read_tables(self) -> dict[str, list[Row]]:
+        if self.is_hkt:
+            return self._hkt_tables()
         training, test = self._positions()
         held_out = self._validation(training)
         splits = {"train": [i for i in training if i not in held_out], "validation": sorted(held_out), "test": test}
@@ -152,6 +162,8 @@ class Mustard(MultimodalBuilder):
         return [[part[k] for k in generator.permutation(len(part))] for part in by_label]
 
     def open_features(self) -> dict[str, FeatureFile]:
+        if self.is_hkt:
+            return self.hkt.feature_files()
         files = {}
         for modality, places in (("audio", _AUDIO), ("video", _VIDEO)):
             path = next((self.folder / place for place in places if (self.folder / place).is_file()), None)
@@ -160,6 +172,44 @@ class Mustard(MultimodalBuilder):
                     path, modality, self.report, transpose=modality == "audio", trust_pickle=self.config.trust_pickle
                 )
         return files
+
+    # ---- the release of HKT
+
+    @property
+    def is_hkt(self) -> bool:
+        """Whether rows come from the pickle of HKT."""
+        return self.config.name == "hkt"
+
+    @cached_property
+    def hkt(self) -> HktFile:
+        """The open file of the `hkt` configuration."""
+        path = find_file(self.folder, "mustard.pkl", "dataset/mustard.pkl")
+        return HktFile(path, self.report, self.LABELS, self.config.trust_pickle)
+
+    def _hkt_tables(self) -> dict[str, list[Row]]:
+        check_counts({"test": len(self.hkt.rows["test"])}, {"test": 68}, False, self.name)
+        there = any((self.folder / place).is_file() for place in _TABLE)
+        known = {row["id"]: row for row in self.rows} if there else {}
+        tables: dict[str, list[Row]] = {}
+        for split, rows in self.hkt.rows.items():
+            tables[split] = []
+            for row in rows:
+                official = known.get(row["id"], {})
+                problems = (
+                    ["not in sarcasm_data.json, so speaker and series unknown,"] if known and not official else []
+                )
+                if official and official["label"] != row["label"]:
+                    raise DataError(
+                        f"{self.hkt.path} gives {row['id']!r} the label {row['label']!r}, sarcasm_data.json "
+                        f"{official['label']!r}: the two files do not belong together."
+                    )
+                more = {name: official.get(name) for name in ("speaker", "dialogue_id")}
+                tables[split].append({**row, **more, "problems": problems})
+        return tables
+
+    def features_of(self, row: Row) -> dict[str, Any]:
+        features = super().features_of(row)
+        return cut_to_words(features, row["words"], self.report, row["id"]) if self.is_hkt else features
 
 
 def _row(key: str, item: Any) -> Row:

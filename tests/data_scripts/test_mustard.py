@@ -1,6 +1,7 @@
 """MUStARD: the official layout with every trap, the folds, and the real table."""
 
 import json
+import logging
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.loading import load
+from tests.data_scripts.hkt_files import hkt_examples
 
 SHOWS = ("FRIENDS", "BBT", "GOLDENGIRLS", "BBT")
 
@@ -172,3 +174,39 @@ def test_real_table(shared_data, name, sizes):
     shows = Counter(show for part in rows.values() for show in part["dialogue_id"])
     assert shows == {"FRIENDS": 356, "BBT": 280, "GOLDENGIRLS": 40, "SARCASMOHOLICS": 14}
     assert {len(context) for part in rows.values() for context in part["context"]} <= set(range(1, 12))
+
+
+# ---- HKT
+
+
+def write_hkt(folder: Path, keys: list[str]) -> dict:
+    made = hkt_examples(keys)
+    (folder / "mustard.pkl").write_bytes(pickle.dumps(made))
+    return made
+
+
+def test_hkt(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    made = write_hkt(tmp_path, ["1_0", "1_1", "1_2", "1_3", "2_4", "1_5"])
+    alone = read(tmp_path, "hkt")
+    assert {split: len(part) for split, part in alone.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert alone["test"].features["label"].names == ["not_sarcastic", "sarcastic"]
+    assert [row["label"] for part in alone.values() for row in part] == [0, 1, 0, 1, 0, 1]
+    assert alone["train"][1]["speaker"] is alone["train"][1]["dialogue_id"] is None
+    np.testing.assert_array_equal(alone["test"][0]["audio_features"], made["test"][0][0][2].astype(np.float32))
+    rows = read(write(tmp_path), "hkt")
+    assert (rows["train"][1]["speaker"], rows["train"][1]["dialogue_id"]) == ("S1", "FRIENDS")
+    assert rows["train"][1]["text"] == alone["train"][1]["text"]
+    assert rows["test"][0]["speaker"] is None
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "not in sarcasm_data.json, so speaker and series unknown, in 1 rows (2_4)" in said
+    assert "test has 2 rows instead of 68" in said
+
+
+def test_hkt_of_another_table(tmp_path):
+    write_hkt(write(tmp_path), ["1_1", "1_0", "1_2", "1_3", "1_4", "1_5"])
+    with pytest.raises(DataError, match=r"gives '1_1' the label 'not_sarcastic', sarcasm_data\.json 'sarcastic'"):
+        read(tmp_path, "hkt")
+    (tmp_path / "mustard.pkl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"mustard\.pkl does not exist"):
+        read(tmp_path, "hkt")
