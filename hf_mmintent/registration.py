@@ -44,6 +44,9 @@ ARCHITECTURES: tuple[tuple[type[PreTrainedModel], type[ProcessorMixin] | None], 
     (MisaPreTrainedModel, MultimodalProcessor),
 )
 
+# Auto classes of models that answer a task, in the order in which one is looked for.
+TASK_HEADS = ("AutoModelForSequenceClassification", "AutoModelForImageTextToText")
+
 
 def register() -> None:
     """Make every Auto class open every checkpoint of the package; safe to call again."""
@@ -61,14 +64,14 @@ def register() -> None:
         if processor is not None:
             AutoProcessor.register(config, processor, exist_ok=True)
             processor.register_for_auto_class()
-
-
-def processor_class(model_type: str) -> type[ProcessorMixin]:
     for task, (pipeline, auto_class) in PIPELINES.items():
         if task not in PIPELINE_REGISTRY.supported_tasks:
             PIPELINE_REGISTRY.register_pipeline(
                 task, pipeline, pt_model=getattr(transformers, auto_class), type="multimodal"
             )
+
+
+def processor_class(model_type: str) -> type[ProcessorMixin]:
     """
     The processor of an architecture.
 
@@ -79,6 +82,18 @@ def processor_class(model_type: str) -> type[ProcessorMixin]:
     if model_type not in known:
         raise ValueError(f"there is no architecture {model_type!r}: known are {sorted(known)}.")
     return known[model_type]
+
+
+def task_model_class(model_type: str) -> type[PreTrainedModel]:
+    """
+    The model of an architecture that answers its task: a classifier or regressor, or one that writes.
+
+    Raises:
+        ValueError: the architecture is unknown or answers no task.
+    """
+    bases = {base.config_class.model_type: base for base, _ in ARCHITECTURES}
+    heads = [head for head in TASK_HEADS if model_type in bases and head in bases[model_type]._auto_map]
+    return model_class(model_type, heads[0] if heads else TASK_HEADS[0])
 
 
 def model_class(model_type: str, auto_class: str = "AutoModelForSequenceClassification") -> type[PreTrainedModel]:

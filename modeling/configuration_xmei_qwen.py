@@ -12,13 +12,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .answer_format import EMOTIONS, INTENTS
+from .answer_format import EMOTIONS, INTENTS, REASON_FIELDS
+from .configuration_cat_mod import CatModConfig
 from .configuration_lq_former import LQFormerConfig
 from .configuration_media_encoder import MediaEncoderConfig
 from .configuration_multimodal import MultimodalConfig
 
 # A checkpoint that is opened without the package brings these files along: its connectors have to be known then, too.
-for _connector in (LQFormerConfig,):
+for _connector in (LQFormerConfig, CatModConfig):
     AutoConfig.register(_connector.model_type, _connector, exist_ok=True)
 
 MEDIA = ("video", "audio")  # order of the prompt
@@ -102,6 +103,8 @@ class XmeiQwenConfig(MultimodalConfig):
     # that adapters leave trainable. The release has one stage and starts from another project's checkpoint. [choice]
     stages: tuple[Any, ...] | list[Any] = (("align", 1), ("joint", 3))
     training_stage: Literal["align", "joint"] = "joint"
+    # What the stage `align` learns to write; the two label lines alone are a third of the cost. [choice]
+    align_answer: Literal["full", "labels"] = "full"
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.language_model_config is None:
@@ -125,13 +128,18 @@ class XmeiQwenConfig(MultimodalConfig):
         # The weights are those of the language model, tied or not as it says.
         self.tie_word_embeddings = bool(self.language_model_config.tie_word_embeddings)
         self.stages = tuple(
-            (entry[0], entry[1], (ALIGNED_PARTS,)) if tuple(entry)[0] == "align" and len(entry) == 2 else tuple(entry)
+            (*entry, (ALIGNED_PARTS,)) if entry[0] == "align" and len(entry) == 2 else tuple(entry)
             for entry in self.stages
         )
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The language model's: the library would take `text_config`, the caption encoder, for the decoder."""
         return self.language_model_config
+
+    @property
+    def hidden_answer_fields(self) -> tuple[str, ...]:
+        """Targets that the present training stage leaves out."""
+        return REASON_FIELDS if self.training_stage == "align" and self.align_answer == "labels" else ()
 
     def connector_config(self, name: str) -> PreTrainedConfig:
         """Configuration of the connector that a modality goes through."""

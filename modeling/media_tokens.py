@@ -64,6 +64,14 @@ class EmbeddingLinear(nn.Linear):
     """Linear layer into the embedding space of a language model; starts as small as word vectors do."""
 
 
+class StateHead(nn.Linear):
+    """Linear layer on states of a language model, which differ in scale from model to model: they are normalised first."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, d) -> (B, C)."""
+        return super().forward(nn.functional.layer_norm(states, states.shape[-1:]))
+
+
 class TokenProjector(nn.Module):
     """
     Tokens of a connector to word vectors of the language model.

@@ -38,9 +38,10 @@ from .configuration_media_encoder import MediaEncoderConfig
 from .configuration_xmei_qwen import ALIGNED_PARTS, XmeiQwenConfig
 from .label_scoring import completion_scores
 from .layers import masked_mean
-from .media_tokens import AudioTokens, EmbeddingLinear, TokenProjector, VideoTokens
+from .media_tokens import AudioTokens, EmbeddingLinear, StateHead, TokenProjector, VideoTokens
 from .modality_inputs import ModalityInput, feature_input
 from .modeling_base import MMIntentPreTrainedModel
+from .modeling_cat_mod import CatModModel
 from .modeling_lq_former import LQFormerModel
 from .modeling_media_encoder import MediaEncoderModel
 from .placeholder_tokens import add_placeholders
@@ -50,16 +51,14 @@ from .trimodal_alignment import TrimodalAlignment
 from .xmei_qwen_outputs import LabelScores, XmeiQwenOutput
 
 # A checkpoint that is opened without the package brings these files along: its connectors have to be known then, too.
-for _connector in (LQFormerModel,):
+for _connector in (LQFormerModel, CatModModel):
     AutoModel.register(_connector.config_class, _connector, exist_ok=True)
 
 IGNORED = -100
 # Inputs that only the first step of a generation reads: what they say is in the cache afterwards.
-PROMPT_INPUTS = tuple(
-    f"{name}_{part}"
-    for name in ("video", "audio")
-    for part in ("features", "attention_mask", "caption_ids", "caption_mask")
-) + ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
+MEDIA_INPUTS = ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
+_PARTS = ("features", "attention_mask", "caption_ids", "caption_mask")
+PROMPT_INPUTS = (*(f"{name}_{part}" for name in ("video", "audio") for part in _PARTS), *MEDIA_INPUTS)
 
 _replaced_soon: ContextVar[bool] = ContextVar("pretrained parts are put in place afterwards", default=False)
 
@@ -119,7 +118,7 @@ class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, EmbeddingLinear):
+        if isinstance(module, (EmbeddingLinear, StateHead)):
             init.normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
         elif isinstance(module, LearnedTokens):
@@ -160,8 +159,8 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
                 config.text_config.hidden_size, width, config.tca_dim, config.tca_temperature
             )
         heads = config.use_classification_heads
-        self.emotion_head = nn.Linear(width, len(config.emotion_names)) if heads else None
-        self.intent_head = nn.Linear(width, len(config.intent_names)) if heads else None
+        self.emotion_head = StateHead(width, len(config.emotion_names)) if heads else None
+        self.intent_head = StateHead(width, len(config.intent_names)) if heads else None
         self.post_init()
         self.generation_config = _greedy(self.language_model.generation_config)
         self.train(self.training)  # freezes
@@ -523,7 +522,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         self, input_ids: Tensor, embeds: Tensor, inputs: Mapping[str, Any], output_attentions: bool
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
         """Word vectors with the media in their places, (tokens, presence) and connector output per modality."""
-        encoded = self.encode_media(*(inputs.get(name) for name in PROMPT_INPUTS[-4:]))
+        encoded = self.encode_media(*(inputs.get(name) for name in MEDIA_INPUTS))
         tokens, connectors = {}, {}
         for name in self.config.media:
             given = self._given(name, inputs, encoded)
@@ -557,7 +556,9 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
 
     def _term_weights(self) -> dict[str, float]:
         config = self.config
-        heads = config.training_stage != "align"  # it aligns tokens with words; labels come with the joint stage
+        # A stage that freezes the heads leaves their loss out: random heads would only pull the tokens about.
+        frozen = self.emotion_head is not None and not any(p.requires_grad for p in self.emotion_head.parameters())
+        heads = not (self.training and frozen)
         tca = {f"tca_{pair}": config.tca_loss_weight / 3 for pair in ("text_audio", "text_video", "audio_video")}
         return {"emotion": config.emotion_loss_weight * heads, "intent": config.intent_loss_weight * heads, **tca}
 

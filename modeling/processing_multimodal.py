@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -113,6 +113,21 @@ class MultimodalProcessor(ProcessorMixin):
         if config.encoder_config is not None:
             settings["media"] = MediaSettings.from_config(config.encoder_config).to_dict()
         return cls(tokenizer, **{**settings, **cls.config_settings(config), **kwargs})
+
+    @classmethod
+    def from_backbones(
+        cls, config: PreTrainedConfig, backbones: Mapping[str, str], **kwargs: Any
+    ) -> MultimodalProcessor:
+        """
+        As [`from_config`], with the tokenizers of a model's pretrained parts.
+
+        Args:
+            config: of the model.
+            backbones: name or folder by part, as its `from_backbones` took them.
+            kwargs: override what is read from the config.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(backbones["text"]) if "text" in backbones else None
+        return cls.from_config(config, tokenizer, **kwargs)
 
     @classmethod
     def config_settings(cls, config: PreTrainedConfig) -> dict[str, Any]:

@@ -64,6 +64,9 @@ class RunConfig:
             `training.learning_rate`.
         standardize: standardise features with the training rows' mean and deviation; kept in the processor.
         modality_dropout: probability of dropping each modality of a training sample, never all.
+        peft: adapters of the language model, see [`hf_mmintent.training.peft_runs.adapt`]; `None` trains everything.
+        validation_new_tokens: length of the answers that validation generates; labels come first, so a few tokens do for
+            them. The model's own limit by default.
         early_stopping_patience: epochs without a better validation score; `None` trains to the end.
         seeds: one run each.
     """
@@ -79,6 +82,8 @@ class RunConfig:
     learning_rates: dict[str, float] = field(default_factory=dict)
     standardize: bool = False
     modality_dropout: float = 0.0
+    peft: dict[str, Any] | None = None
+    validation_new_tokens: int | None = None
     early_stopping_patience: int | None = None
     seeds: Sequence[int] = (0,)
 

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict
 from transformers import (
-    AutoTokenizer,
     EarlyStoppingCallback,
     PreTrainedModel,
     TrainerCallback,
@@ -37,14 +35,16 @@ from hf_mmintent.data.media_features import add_media_features, has_raw_media
 from hf_mmintent.encoders import build_encoder
 from hf_mmintent.hub.from_run import summary_from_run
 from hf_mmintent.hub.model_card import build_model_card
-from hf_mmintent.metrics import build_compute_metrics
+from hf_mmintent.memory import keep_freed_memory
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.registration import model_class, processor_class
+from hf_mmintent.registration import processor_class, task_model_class
 
 from .callbacks import CollatorEpoch
 from .checkpoints import last_complete_checkpoint
+from .peft_runs import adapt, finish, plain
 from .run_config import RunConfig
 from .stages import train_in_stages
+from .tasks import task_of
 from .trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
@@ -97,6 +97,8 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
         splits = read_splits(run)
     train, validation = splits[run.data.train_split], splits[run.data.validation_split]
     model, processor = build(run, train)
+    if run.peft is not None:
+        model = adapt(model, run.peft, folder, PartialState().is_main_process)
     set_seed(seed)  # what building consumed must not shift the order of the data
     train = _numbered(train, processor)
 
@@ -123,6 +125,8 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
     }
     trained = TrainedRun(folder / "final", seed, scores, seconds, facts)
     if trainer.is_world_process_zero():
+        if run.peft is not None:
+            model = finish(model, processor, run.peft, folder)
         _save(trained, model, processor, settings)
     trainer.accelerator.wait_for_everyone()
     return trained
@@ -180,8 +184,8 @@ def read_splits(run: RunConfig) -> DatasetDict:
 
 def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model from its pretrained parts, and the processor that fits it and the data."""
-    fields: dict[str, Any] = {**label_fields(train), **run.config}
-    architecture = model_class(run.model_type)
+    architecture = task_model_class(run.model_type)
+    fields: dict[str, Any] = {**({} if architecture.can_generate() else label_fields(train)), **run.config}
     available = [name for name in architecture.config_class().modalities if has_modality(train, name)]
     fields.setdefault("modalities", available)
     backbones = {name: resolve_backbone(value) for name, value in run.backbones.items()}
@@ -190,8 +194,7 @@ def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMix
     encoder = None if run.encoder is None else build_encoder(run.encoder)
     widths = {name: feature_width(train, name) for name in ("audio", "video") if name in fields["modalities"]}
     model = architecture.from_backbones(**backbones, **widths, encoder=encoder, **fields)
-    tokenizer = AutoTokenizer.from_pretrained(backbones["text"]) if "text" in backbones else None
-    processor = processor_class(run.model_type).from_config(model.config, tokenizer, **run.processor)
+    processor = processor_class(run.model_type).from_backbones(model.config, backbones, **run.processor)
     if run.standardize:
         processor.fit_feature_stats(train.select_columns([f"{name}_features" for name in widths]))
     if run.encoder is not None:  # clips that the finished model encodes itself must meet the same treatment
@@ -241,13 +244,14 @@ def make_trainer(
     options: Mapping[str, Any] | None = None,
 ) -> MultimodalTrainer:
     """The trainer of a run: every epoch is scored and saved, the best one is kept; `options` override the run's own."""
-    regression = model.config.problem_type == "regression"
+    task = task_of(model, processor, train, validation, run.validation_new_tokens)
+    train = train.remove_columns(list(task.hidden_columns))
     defaults: dict[str, Any] = {
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "load_best_model_at_end": True,
-        "metric_for_best_model": "mae" if regression else "f1_weighted",
-        "greater_is_better": not regression,
+        "metric_for_best_model": task.best_metric,
+        "greater_is_better": task.greater_is_better,
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # the patience already used up
         "logging_strategy": "steps",
@@ -260,7 +264,6 @@ def make_trainer(
     arguments = TrainingArguments(**{**defaults, **run.training, **(options or {}), **fixed})
     if arguments.train_sampling_strategy == "group_by_length":
         train = train.add_column(arguments.length_column_name, [len((text or "").split()) for text in train["text"]])
-    counts = None if regression else _label_counts(train)
     patience = run.early_stopping_patience
     drop = tuple(run.data.drop_modalities)
     collator = MultimodalCollator(
@@ -270,28 +273,24 @@ def make_trainer(
         drop_modalities=drop,
         seed=seed,
         ignore_columns=(arguments.length_column_name,),
+        label_column=task.label_column,
     )
-    return MultimodalTrainer(
+    return task.trainer_class(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
         data_collator=collator,
-        eval_collator=MultimodalCollator(processor, drop_modalities=drop),
-        compute_metrics=build_compute_metrics(model.config.problem_type, processor.label_names, counts),
+        eval_collator=MultimodalCollator(processor, drop_modalities=drop, label_column=task.label_column),
+        compute_metrics=task.compute_metrics,
         callbacks=[
             CollatorEpoch(collator),
             *([] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]),
         ],
         learning_rates=run.learning_rates,
+        **task.trainer_options,
     )
-
-
-def _label_counts(rows: Dataset) -> dict[str, int]:
-    names = rows.features["label"].names
-    found = Counter(rows["label"])
-    return {name: found[index] for index, name in enumerate(names)}
 
 
 def _plain_scores(metrics: dict[str, float]) -> dict[str, float]:
@@ -328,7 +327,7 @@ def _save(trained: TrainedRun, model: PreTrainedModel, processor: ProcessorMixin
         "facts": trained.facts,
         "settings": settings,
     }
-    card = build_model_card(summary_from_run(model, trained.checkpoint, run=summary))
+    card = build_model_card(summary_from_run(plain(model), trained.checkpoint, run=summary))
     card.save(trained.checkpoint / "README.md")
     with atomic_path(trained.checkpoint / SUMMARY_FILE) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.modeling.modeling_base import MMIntentPreTrainedModel
 
 from .checkpoints import last_complete_checkpoint
+from .peft_runs import load_weights
 from .trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
@@ -121,7 +122,7 @@ def train_in_stages(
             finished = _train(trainer, model, stage.name, place)
         else:
             logger.warning(f"{place} is finished already: its best weights are taken.")
-            _load_weights(model, place / "best")
+            load_weights(model, place / "best")
             trainer = make_trainer(place, options) if index == len(stages) else None
         found.append(finished)
     if trainer is None:
@@ -156,8 +157,3 @@ def _train(trainer: MultimodalTrainer, model: PreTrainedModel, name: str, place:
 def _finished(place: Path) -> FinishedStage | None:
     path = place / "best" / STAGE_FILE
     return FinishedStage(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-
-def _load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """The weights of a saved stage into the model that is there."""
-    model.load_state_dict(type(model).from_pretrained(folder).state_dict())
