@@ -54,7 +54,8 @@ class Xmei(MediaBuilder):
     """
 
     CITATION = (
-        "@misc{jx4mei, title={JX4MEI: XMEI dataset and XMEI-Qwen}, howpublished={https://github.com/JX4MEI/JX4MEI}}"
+        "@misc{jx4mei, title={JX4MEI: Multimodal Semantically-Enhanced LLM for Joint Multimodal Emotion-Intent "
+        "Explanation and Classification}, howpublished={https://github.com/JX4MEI/JX4MEI}}"
     )
     HOMEPAGE = "https://github.com/JX4MEI/JX4MEI"
     LICENSE = "none stated; the clips belong to their broadcasters"

@@ -348,7 +348,7 @@ def load_npy(path: str | Path) -> np.ndarray:
     """An `.npy` file, memory-mapped; object arrays by the rules of `safe_pickle`."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:  # object arrays cannot be mapped, and a damaged file says what is wrong when it is parsed
+    except (ValueError, EOFError):  # object arrays cannot be mapped, and a damaged file says what is wrong when it is parsed
         return _parse_npy(Path(path).read_bytes(), str(path))
 
 
