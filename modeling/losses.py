@@ -37,7 +37,11 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
         if not padded.requires_grad:
             padded.requires_grad_()
-        gathered = torch.cat(all_gather(padded))
+        parts = all_gather(padded)
+        for part in parts:
+            # Its backward pass sends memory as it lies: the gradient of a transposed view would arrive in another order.
+            part.register_hook(torch.Tensor.contiguous)
+        gathered = torch.cat(parts)
     else:
         parts = [torch.zeros_like(padded) for _ in range(world_size())]
         dist.all_gather(parts, padded)
