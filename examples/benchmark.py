@@ -4,6 +4,7 @@
     python examples/benchmark.py plum_net --shapes mosi --set hidden_size=128 --json plum_net.json
     python examples/benchmark.py mvcl_daf --threads 1 --clock cpu        # on a machine that others use
     python examples/benchmark.py clcr --shapes mosi --growth --parts intra summaries inter identifiability
+    python examples/benchmark.py cat_mod --shapes clip_grid --set share_cross_kv=true prune_scope=ca+ffn
 
 The model is built with random weights at the widths of the shape; its batches are synthetic rows through its own
 processor. A training step, the text encoder's share of it alone (every text view that the step encodes, forward and
@@ -11,7 +12,7 @@ backward) and, with `--lengths`, steps on batches with the text lengths of a rea
 same machine; sound and video keep their full length. FLOPs are those of matrix products and convolutions. A step is forward
 and backward; shares of parts, the children of the base model, are those of its time under torch's profiler.
 
-The last line is the batch invariance: `logits move by 1e-07 at most, ...`.
+The last line is the batch invariance: `logits move by 1e-07 at most, ...`, or `tokens move by`.
 """
 
 from __future__ import annotations

@@ -243,8 +243,11 @@ class CatModModel(CatModPreTrainedModel):
 
     def dense_configs(self) -> dict[str, CatModConfig]:
         """The connectors that this one is measured against, by name: nothing is pruned."""
+        shares = {"dense": False}
+        if self.config.share_cross_kv:
+            shares = {"dense with the same sharing": True, "dense without sharing": False}
         found = {}
-        for name, shared in (("dense", self.config.share_cross_kv), ("dense, keys and values per layer", False)):
+        for name, shared in shares.items():
             dense: Any = copy.deepcopy(self.config)
             dense.guide_schedule, dense.share_cross_kv = self.config.dense_schedule, shared
             dense.prune_scope, dense.route_explorers = "ca", False

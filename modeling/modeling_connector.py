@@ -254,6 +254,10 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
 
     # ---- cost ---------------------------------------------------------------------------------------------------
 
+    def dense_configs(self) -> dict[str, Any]:
+        """The connectors that this one is measured against, by name; none for one that computes everything."""
+        return {}
+
     @property
     def active_counts(self) -> list[int]:
         """n_l, queries that take part in each cross-attention at the usual schedule."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 
+from hf_mmintent.benchmark.connectors import connector_cost, format_connector, knows_its_flops
 from hf_mmintent.benchmark.measures import (
     autocast,
     batch_invariance,
@@ -31,6 +32,7 @@ from hf_mmintent.benchmark.shapes import LENGTHS, shape_named
 from hf_mmintent.benchmark.shares import format_shares, step_shares
 from hf_mmintent.benchmark.subject import Subject
 from hf_mmintent.memory import keep_freed_memory
+from hf_mmintent.registration import model_class
 
 
 @dataclass
@@ -89,7 +91,7 @@ class BenchmarkConfig:
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
-    Measure one model.
+    Measure one model; one that knows its FLOPs by formula is measured as a connector, see [`connector_cost`].
 
     Returns:
         Plain containers: parameters, FLOPs, timings in milliseconds, ratios, memory in bytes, batch invariance, and the
@@ -103,6 +105,16 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     shape = shape_named(config.shapes)
     if config.batch_size is not None:
         shape = type(shape)(config.batch_size, shape.text, shape.features, shape.num_labels)
+    kind = model_class(config.model_type, "AutoModel")
+    if knows_its_flops(kind):
+        found = {
+            "settings": {**vars(config), "batch_size": shape.batch_size},
+            "environment": {**environment(device), "keeps_freed_memory": kept},
+        }
+        chosen = (config.overrides, device, config.repeats, config.clock, config.dtype, config.seed)
+        found |= connector_cost(kind, shape, *chosen)
+        found["environment"]["load_after"] = os.getloadavg()[0]
+        return found
     subject = Subject.build(
         config.model_type,
         shape,
@@ -290,9 +302,23 @@ def inference(subject: Subject, config: BenchmarkConfig, device: torch.device) -
     }
 
 
+def headline(report: dict[str, Any]) -> list[str]:
+    """What was measured, and where."""
+    settings, where = report["settings"], report["environment"]
+    text = f", text {settings['text_length']}" if "text_length" in settings else ""
+    return [
+        f"{settings['model_type']}, shapes {settings['shapes']}: batch {settings['batch_size']}{text}, "
+        f"{settings['dtype']}, {settings['clock']} clock, {settings['repeats']} rounds",
+        f"{where['device']}, {where['threads']} of {where['cores']} threads, load {where['load_before']:.1f} before and "
+        f"{where['load_after']:.1f} after, freed memory {'kept' if where['keeps_freed_memory'] else 'returned'}, "
+        f"torch {where['torch']}, transformers {where['transformers']}",
+    ]
+
+
 def format_report(report: dict[str, Any]) -> str:
     """The report as lines of text."""
-    settings, where = report["settings"], report["environment"]
+    if "connector" in report:
+        return "\n".join([*headline(report), *format_connector(report)])
     numbers, counted, step = report["parameters"], report["flops"], report["training"]
 
     def line(name: str, values: dict[str, float]) -> str:
@@ -307,11 +333,7 @@ def format_report(report: dict[str, Any]) -> str:
     text = numbers["text_encoder"]
     memory = report["peak_memory"]
     lines = [
-        f"{settings['model_type']}, shapes {settings['shapes']}: batch {settings['batch_size']}, text "
-        f"{settings['text_length']}, {settings['dtype']}, {settings['clock']} clock, {settings['repeats']} rounds",
-        f"{where['device']}, {where['threads']} of {where['cores']} threads, load {where['load_before']:.1f} before and "
-        f"{where['load_after']:.1f} after, freed memory {'kept' if where['keeps_freed_memory'] else 'returned'}, "
-        f"torch {where['torch']}, transformers {where['transformers']}",
+        *headline(report),
         f"parameters                {numbers['total'] / 1e6:.2f} M, text encoder "
         + ("n/a" if text is None else f"{text / 1e6:.2f} M"),
         f"FLOPs per sample          inference {giga(counted['inference_per_sample'])}, training step "
@@ -348,7 +370,7 @@ def format_report(report: dict[str, Any]) -> str:
     lines += [
         "inference",
         line("batch of 1", out["batch_1"]),
-        line(f"batch of {settings['batch_size']}", out["full_batch"]),
+        line(f"batch of {report['settings']['batch_size']}", out["full_batch"]),
         f"samples per second        {out['samples_per_second']:.1f}",
         f"peak memory               training step {mega(memory['training_step'])}, inference {mega(out['peak_memory'])} "
         f"({memory['what']})",

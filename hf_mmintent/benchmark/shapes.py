@@ -29,6 +29,8 @@ SHAPES: dict[str, Shape] = {
     "mintrec": Shape(32, 41, {"video": (230, 1024), "audio": (480, 768)}, 20),
     # Unaligned files of CMU-MOSI as distributed with MMSA.
     "mosi": Shape(32, 50, {"audio": (375, 5), "video": (500, 20)}, 1),
+    # One picture as CLIP ViT-L/14 sees it, 16 x 16 patches and the class token, for a connector.
+    "clip_grid": Shape(8, 16, {"video": (257, 1024)}),
     # Seconds on any machine: to try the script out, not to compare.
     "mini": Shape(8, 16, {"audio": (24, 12), "video": (16, 16)}, 4),
 }
