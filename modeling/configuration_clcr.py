@@ -82,6 +82,8 @@ class ClcrConfig(MultimodalConfig):
     use_intra_ced: bool = True  # False: shared = private = pooled tokens, no exchange [paper, Table 3]
     basis_map: Literal["cayley", "householder", "matrix_exp"] = "cayley"  # Stiefel [paper]; the cheapest [derived]
     exchange_heads: int = 4  # [choice]
+    # Longer sources are pooled to as many tokens, each: cost is then linear in length, not quadratic. None: Eq. (4) [choice]
+    exchange_max_sources: int | None = None
     gate_scale_init: float | int = 20.0  # learnable scale [paper]; at 1 every token takes part [derived]
     gate_threshold_init: float | int = 1.0  # θ, learnable per level [paper]; the mean of e after LN [derived]
     # ρ₀, share of a sequence's tokens: lengths differ tenfold between modalities [choice]; learnable per level [paper]
@@ -264,6 +266,10 @@ class ClcrConfig(MultimodalConfig):
         if self.shared_width % self.exchange_heads:
             raise ValueError(
                 f"`exchange_heads` {self.exchange_heads} does not divide `shared_size` {self.shared_width}."
+            )
+        if self.exchange_max_sources is not None and self.exchange_max_sources < 1:
+            raise ValueError(
+                f"`exchange_max_sources` is {self.exchange_max_sources}: at least 1, or None for all tokens."
             )
         if self.inter_stat_rank is not None and not 1 <= self.inter_stat_rank <= self.hidden_size:
             raise ValueError(f"`inter_stat_rank` is {self.inter_stat_rank}: need 1 … `hidden_size` {self.hidden_size}.")

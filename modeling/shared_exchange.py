@@ -160,11 +160,13 @@ class IntraLevelExchange(nn.Module):
             return streams
         dtype = next(iter(tokens.values()))[0].dtype
         shared = {name: z.to(dtype) for name, z in shared.items()}
-        projected = {name: self.exchange.keys_and_values(z) for name, z in shared.items()}
+        limit = self.config.exchange_max_sources
+        given = {name: shorten(z, tokens[name][1], limit or z.shape[1]) for name, z in shared.items()}
+        projected = {name: self.exchange.keys_and_values(z) for name, (z, _) in given.items()}
         for name in tokens:
             sources = [other for other in tokens if other != name]
             key, value = (torch.cat([projected[other][i] for other in sources], 1) for i in (0, 1))  # [z_n]_{n ≠ m}
-            there = torch.cat([tokens[other][1] for other in sources], 1)
+            there = torch.cat([given[other][1] for other in sources], 1)
             rows, weights = receivers(streams.weights[name], all_receive)
             query = shared[name].flatten(0, 1).index_select(0, rows).unflatten(0, weights.shape)
             keys = key_mask(self.config, query, key, there)
@@ -214,6 +216,28 @@ def evidence(exchange: SharedAttention, pool: Tensor, received: Received) -> Ten
     with torch.autocast(pool.device.type, enabled=False):
         pooled = share @ received.states.float()
     return exchange.output(pooled.to(received.states.dtype), share.sum(-1)).float()
+
+
+def shorten(states: Tensor, mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """
+    At most `limit` tokens per row: rows with more valid ones become means over as many neighbouring stretches.
+
+    Args:
+        states: (B, T, D).
+        mask: (B, T) bool.
+        limit: N.
+
+    Returns:
+        (B, min(T, N), D) and its mask.
+    """
+    if states.shape[1] <= limit:
+        return states, mask
+    total = mask.sum(1, keepdim=True)
+    count = total.clamp(max=limit)
+    part = (mask.cumsum(1) - 1) * count // total.clamp(min=1)  # (B, T): the token of rank t goes to stretch ⌊tN/T⌋
+    place = torch.arange(limit, device=states.device)
+    member = (mask[:, None] & (part[:, None] == place[:, None])).to(states.dtype)  # (B, N, T)
+    return member @ states / member.sum(-1, keepdim=True).clamp(min=1), place < count
 
 
 def receivers(weights: Tensor, everyone: bool = False) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, Cl
 from hf_mmintent.modeling.picture_inputs import SpectrogramSettings, log_spectrogram, spread
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 from hf_mmintent.modeling.semantic_hierarchy import TemporalConvolutionLevels
-from hf_mmintent.modeling.shared_exchange import IntraLevelExchange, LevelStreams, OrthogonalBasis, receivers
+from hf_mmintent.modeling.shared_exchange import IntraLevelExchange, LevelStreams, OrthogonalBasis, receivers, shorten
 
 from .media_files import write_media
 from .testers import ClcrTester, tiny_bert
@@ -206,6 +206,32 @@ def test_tokens_that_receive_nothing_are_left_out_without_a_trace() -> None:
     for whole, part in zip((*found[0][0], *found[0][1]), (*found[1][0], *found[1][1]), strict=True):
         torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
     assert found[0][2] == [6, 9, 5] and max(map(int.__sub__, found[1][2], found[0][2])) < 0
+
+
+def test_long_sources_are_shortened_row_by_row() -> None:
+    states, mask = torch.randn(4, 9, 3), prefix_mask(9, 4, 5, 9)
+    mask[3] = False
+    found, there = shorten(states, mask, 4)
+    assert there.sum(1).tolist() == [4, 4, 4, 0]
+    for row, stretches in enumerate(([(0, 3), (3, 5), (5, 7), (7, 9)], [(0, 1), (1, 2), (2, 3), (3, 4)])):
+        torch.testing.assert_close(found[row], torch.stack([states[row, a:b].mean(0) for a, b in stretches]))
+    assert (found[3] == 0).all()
+    assert shorten(states, mask, 9) == (states, mask)
+    trimmed, _ = shorten(states[1:2, :4], mask[1:2, :4], 4)  # a row does not see its padding
+    torch.testing.assert_close(trimmed, found[1:2])
+
+
+def test_shortened_exchange_keeps_values_up_to_the_limit() -> None:
+    level, tokens = exchange_case(TESTER.config())
+    full, _, _ = of_every_token(level, tokens)
+    for limit, same in ((9, True), (3, False)):
+        level.config.exchange_max_sources = limit
+        streams, _, _ = of_every_token(level, tokens)
+        # Text of row 1 hears 3 frames of sound but 5 of video.
+        assert torch.allclose(streams.shared["text"][1], full.shared["text"][1], atol=1e-6) == same
+        assert torch.equal(streams.weights["text"], full.weights["text"])
+    alone, _, _ = of_every_token(level, {name: (x[1:], mask[1:]) for name, (x, mask) in tokens.items()})
+    torch.testing.assert_close(alone.shared["audio"][0], streams.shared["audio"][1])
 
 
 def test_receivers() -> None:
@@ -573,6 +599,7 @@ def test_regression_with_bf16_autocast_keeps_statistics_in_float32() -> None:
         ({"modality_configs": {"text": {"backbone": "tcn", "feature_size": 3}}}, "lexical"),
         ({"modality_configs": {"audio": {"backbone": "tcn", "feature_size": [1, 2, 3]}}}, "positive width"),
         ({"inter_stat_rank": 99}, "inter_stat_rank"),
+        ({"exchange_max_sources": 0}, "exchange_max_sources"),
         ({"tcn_dilations": (1, 2)}, "three"),
         ({"modalities": ("audio", "video")}, "no text"),
     ],
