@@ -72,7 +72,7 @@ def save_checkpoint(
     try:
         _write(model, processor, card, staging, attachments)
         if folder.exists():
-            _exchange(staging, folder)
+            exchange_folders(staging, folder)
         else:
             os.rename(staging, folder)
     finally:
@@ -206,7 +206,7 @@ def _refuse_to_lose_files(folder: Path, attachments: Mapping[str, object]) -> No
         )
 
 
-def _exchange(first: Path, second: Path) -> None:
+def exchange_folders(first: Path, second: Path) -> None:
     """Swap two folders; on Linux in one step, so that `second` exists at every moment."""
     rename = (
         getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_mmintent.hub import RunSummary, SplitScores, build_model_card, save_checkpoint
-from hf_mmintent.hub.push import _exchange
+from hf_mmintent.hub.push import exchange_folders
 from tests.checkpoint_cases import DRIVER, TESTERS, Report, read_reports, write_cases
 from tests.hub_stub import ROOT, HubStub
 
@@ -309,7 +309,7 @@ for when in ("before the card", "before the exchange", "after the exchange"):
         if when == "before the card":
             card.save = die
         elif when == "before the exchange":
-            push._exchange = die
+            push.exchange_folders = die
         else:
             shutil.rmtree = die
         push.save_checkpoint(tiny_model(2), tokenizer, card, Path(sys.argv[1], when, "best"))
@@ -344,5 +344,5 @@ def test_exchange_of_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("a", "b", ".b.previous"):  # the last one as a kill between two renames leaves it
         (tmp_path / name).mkdir()
         (tmp_path / name / "who").write_text(name)
-    _exchange(tmp_path / "a", tmp_path / "b")
+    exchange_folders(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a" / "who").read_text() == "b" and (tmp_path / "b" / "who").read_text() == "a"
