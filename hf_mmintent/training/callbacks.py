@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
@@ -52,3 +53,46 @@ class CollatorEpoch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.collator.set_epoch(int(state.epoch or 0))
+
+
+class RouterWarmup(TrainerCallback):
+    """
+    Leads every part of a model that has a router from dense to scheduled over the first steps.
+
+    Such a part has `set_router_progress` and `config.router_warmup_ratio`, the share of all steps that it takes. The progress
+    is stored with the weights, as it was when they were; of several stages only the first one warms up.
+    """
+
+    def __init__(self) -> None:
+        self.routed: list[Any] = []
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.routed = []
+        if model is None:
+            return
+        # The trainer also takes models of other packages, whose configs know nothing of stages.
+        config = getattr(model, "config", None)
+        stages = getattr(config, "training_stages", ())
+        if stages and config.training_stage != stages[0].name:
+            return
+        for part in model.modules():
+            if hasattr(part, "set_router_progress") and any(p.requires_grad for p in part.parameters()):
+                self.routed.append(part)
+        self._follow(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._follow(state)
+
+    def _follow(self, state: TrainerState) -> None:
+        for part in self.routed:
+            steps = part.config.router_warmup_ratio * state.max_steps
+            part.set_router_progress(min(1.0, state.global_step / steps) if steps > 0 else 1.0)

@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.hub.run_summary import RunSummary
 
-from .callbacks import ZeroDiagnosticWarning
+from .callbacks import RouterWarmup, ZeroDiagnosticWarning
 
 
 class MultimodalTrainer(Trainer):
@@ -57,6 +57,7 @@ class MultimodalTrainer(Trainer):
         self.learning_rates = dict(learning_rates or {})
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(ZeroDiagnosticWarning())
+        self.add_callback(RouterWarmup())
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # The library aligns special tokens with the processor's tokenizer, and does not expect that there is none.
@@ -134,6 +135,16 @@ class MultimodalTrainer(Trainer):
             facts = {"seeds": [self.args.seed], "base_models": {}, "citation": model.citation or None}
             summary = self.card_summary or RunSummary.from_model(model, name, repo_id=self.args.hub_model_id, **facts)
             build_model_card(summary).save(Path(self.args.output_dir) / "README.md")
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        # Modules whose few parameters are no matrices say so: thresholds and scales would be pulled to 0.
+        plain = {
+            f"{prefix}.{name}"
+            for prefix, module in model.named_modules()
+            if getattr(module, "no_weight_decay", False)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+        return [name for name in super().get_decay_parameter_names(model) if name not in plain]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if not self.learning_rates or self.optimizer is not None:
