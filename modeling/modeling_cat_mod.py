@@ -122,7 +122,7 @@ class CatModModel(CatModPreTrainedModel):
         if not 0 <= progress <= 1:
             raise ValueError(f"`progress` is {progress}: from 0 (dense) to 1 (scheduled).")
         self.router_progress.fill_(progress)
-        self._progress = None
+        self._progress = float(torch.tensor(progress, dtype=self.router_progress.dtype))  # rounded as in the buffer
 
     def host_progress(self) -> float:
         """β as a number of the host."""
