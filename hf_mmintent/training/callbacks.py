@@ -87,9 +87,7 @@ class RouterWarmup(TrainerCallback):
                 self.routed.append(part)
         self._follow(state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._follow(state)
 
     def _follow(self, state: TrainerState) -> None:
