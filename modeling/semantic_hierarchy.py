@@ -17,14 +17,14 @@ from transformers import AutoModel, ResNetConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import ClcrConfig
-from .layers import clear_padding, sinusoidal_positions
+from .layers import clear_padding, masked_mean, sinusoidal_positions
 from .modality_inputs import ModalityInput
 from .text_backbone import run_text_backbone
 
 Level = tuple[Tensor, Tensor]  # tokens (B, T, D) and mask (B, T)
 
 IMAGE_GRID = 4  # a picture becomes 4 × 4 tokens [choice]
-_TCN_KEYS = {"kernel_size", "dilations", "dropout", "hidden_size"}
+_TCN_KEYS = {"kernel_size", "dilations", "dropout", "hidden_size", "center", "input_projection", "input_dropout"}
 
 
 class TemporalStage(GradientCheckpointingLayer):
@@ -52,7 +52,13 @@ class TemporalStage(GradientCheckpointingLayer):
 
 
 class TemporalConvolutionLevels(nn.Module):
-    """Three-stage temporal convolution network; receptive fields grow with the level."""
+    """
+    Three-stage temporal convolution network; receptive fields grow with the level.
+
+    Ahead of it, if `backbone_config` says so: `center` takes every sample's mean over its valid steps away, which holds what
+    does not move, such as a face or a microphone; `input_projection` is the width of a linear layer for wide inputs, such as
+    pixels; `input_dropout` drops elements of the input.
+    """
 
     def __init__(self, config: ClcrConfig, input_size: int, overrides: dict[str, Any], depth: int) -> None:
         super().__init__()
@@ -63,6 +69,12 @@ class TemporalConvolutionLevels(nn.Module):
         kernel = overrides.get("kernel_size", config.tcn_kernel_size)
         dilations = overrides.get("dilations", config.tcn_dilations)
         dropout = overrides.get("dropout", config.tcn_dropout)
+        self.center = bool(overrides.get("center", False))
+        self.input_dropout = nn.Dropout(overrides.get("input_dropout", 0.0))
+        self.input_projection = None
+        if overrides.get("input_projection") is not None:
+            self.input_projection = nn.Linear(input_size, overrides["input_projection"], bias=False)
+            input_size = overrides["input_projection"]
         self.stages = nn.ModuleList(
             TemporalStage(input_size if index == 0 else width, width, kernel, dilations[index], dropout)
             for index in range(depth)
@@ -70,7 +82,13 @@ class TemporalConvolutionLevels(nn.Module):
         self.output_sizes = [width] * 3
 
     def forward(self, item: ModalityInput) -> list[Level]:
-        states, mask = item.states.transpose(1, 2), item.mask[:, None]
+        states, mask = item.states, item.mask[:, None]
+        if self.center:
+            states = clear_padding(states - masked_mean(states, item.mask)[:, None], item.mask)
+        states = self.input_dropout(states)
+        if self.input_projection is not None:
+            states = self.input_projection(states)
+        states = states.transpose(1, 2)
         levels = []
         for stage in self.stages:
             states = stage(states, mask)

@@ -262,6 +262,26 @@ def test_convolutions_see_the_stated_number_of_frames() -> None:
         assert moved == list(range(30 - field // 2, 30 + field // 2 + 1))
 
 
+def test_what_stands_ahead_of_convolutions() -> None:
+    """`center` removes what a sample holds all the time, from its valid steps; a projection narrows wide inputs."""
+    settings = {"center": True, "input_projection": 4, "input_dropout": 0.5}
+    network = TemporalConvolutionLevels(TESTER.config(), 6, settings, 2).eval()
+    assert network.input_projection.weight.shape == (4, 6) and network.stages[0].first.weight.shape[1] == 4
+    mask = prefix_mask(9, 5)
+    states = torch.randn(2, 9, 6).masked_fill(~mask[..., None], 0.0)
+    offset = torch.randn(2, 1, 6).expand(2, 9, 6).masked_fill(~mask[..., None], 0.0)
+    plain, moved = (network(ModalityInput(x, mask)) for x in (states, states + offset))
+    for (a, _), (b, _) in zip(plain, moved, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        assert a.abs().max() > 0 and (a[1, 5:] == 0).all()
+    alone = network(ModalityInput(states[1:, :5], mask[1:, :5]))
+    torch.testing.assert_close(alone[1][0][0], plain[1][0][1, :5])
+    first, second = (network.train()(ModalityInput(states, mask))[0][0] for _ in range(2))
+    assert not torch.equal(first, second)
+    with pytest.raises(ValueError, match="'centre'"):
+        TemporalConvolutionLevels(TESTER.config(), 6, {"centre": True}, 2)
+
+
 def test_level_order_permutes_and_levels_drop() -> None:
     """Full Mix shows the same backbone outputs at other levels; nothing else changes."""
     model, inputs = TESTER.model(), TESTER.inputs()
