@@ -162,7 +162,7 @@ class FusionModel(FusionPreTrainedModel):
             output_attentions=recorder.attentions is not None,
             **options,
         )
-        recorder.add_all(out, len(ids))
+        recorder.add_all(out, ids.shape[0])
         return out.last_hidden_state
 
     def pool_text(self, states: Tensor, mask: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def last_step(states: Tensor, mask: Tensor) -> Tensor:
     """State at the last valid step of every row, (B, T, D) -> (B, D); zeros in rows without any."""
     steps = torch.arange(mask.shape[1], device=mask.device)
     last = (steps * mask).amax(1)
-    return states[torch.arange(len(states), device=mask.device), last].masked_fill(~mask.any(1, keepdim=True), 0.0)
+    return states[torch.arange(states.shape[0], device=mask.device), last].masked_fill(~mask.any(1, keepdim=True), 0.0)
 
 
 def reversed_steps(lengths: Tensor, steps: int) -> Tensor:
@@ -86,13 +86,13 @@ def reversed_steps(lengths: Tensor, steps: int) -> Tensor:
 
 def reverse_to_time_major(states: Tensor, index: Tensor) -> Tensor:
     """`states` (B, T, D) in the order of [`reversed_steps`] as (T, B, D); rows are picked whole, unlike by `gather`."""
-    rows = index + torch.arange(len(index), device=index.device)[:, None] * index.shape[1]
+    rows = index + torch.arange(index.shape[0], device=index.device)[:, None] * index.shape[1]
     return states.flatten(0, 1).index_select(0, rows.T.flatten()).unflatten(0, (index.shape[1], index.shape[0]))
 
 
 def reverse_to_batch_major(states: Tensor, index: Tensor) -> Tensor:
     """The inverse of [`reverse_to_time_major`]: (T, B, D) -> (B, T, D)."""
-    rows = index * len(index) + torch.arange(len(index), device=index.device)[:, None]
+    rows = index * index.shape[0] + torch.arange(index.shape[0], device=index.device)[:, None]
     return states.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
 
 
@@ -301,7 +301,7 @@ class MaskedBiLSTM(nn.Module):
         back, _ = self.backward_lstm(reverse_to_time_major(states, order))
         if first_only:
             last = (lengths - 1).clamp(min=0)
-            back = back[last, torch.arange(len(last), device=last.device)][:, None]  # (B, 1, h)
+            back = back[last, torch.arange(last.shape[0], device=last.device)][:, None]  # (B, 1, h)
         else:
             back = reverse_to_batch_major(back, order)
         return clear_padding(torch.cat([ahead.transpose(0, 1), back], -1), mask[:, : back.shape[1]])

@@ -75,7 +75,7 @@ class LevelSummaries(nn.Module):
         """
         config, levels = self.config, len(tokens)
         some_states, some_mask = next(iter(tokens[0].values()))
-        absent = some_states.new_zeros(len(some_mask), config.hidden_size)
+        absent = some_states.new_zeros(some_mask.shape[0], config.hidden_size)
         nothing = dict.fromkeys(config.modalities, (absent, absent))
         lifted = [
             {**nothing, **self._lift(tokens[index], means, streams[index] if streams else None)}
@@ -142,7 +142,7 @@ class InterLevelAggregation(nn.Module):
             alpha = self.level_scores(anchors.flatten(1)).softmax(-1, dtype=torch.float32)  # Eq. (8)
         else:
             levels = summaries.shared.shape[2]
-            alpha = summaries.shared.new_full((len(present), levels), 1.0 / levels, dtype=torch.float32)
+            alpha = summaries.shared.new_full((present.shape[0], levels), 1.0 / levels, dtype=torch.float32)
         mixture = alpha.to(summaries.shared.dtype)
         shared = torch.einsum("bl,bmld->bmd", mixture, summaries.shared)  # Eq. (9)
         private = torch.einsum("bl,bmld->bmd", mixture, summaries.private)

@@ -104,6 +104,7 @@ def check_batch_sizes(inputs: dict[str, ModalityInput | None]) -> int:
     if not sizes:
         names = ", ".join(f"`{name}`" for name in inputs)
         raise ValueError(f"all modalities are missing: give at least one of {names}.")
-    if len(set(sizes.values())) > 1:
+    first = next(iter(sizes.values()))
+    if any(size != first for size in sizes.values()):  # no set: an exporter's symbolic sizes cannot be hashed
         raise ValueError(f"the modalities have different batch sizes {sizes}: they must describe the same samples.")
-    return next(iter(sizes.values()))
+    return first

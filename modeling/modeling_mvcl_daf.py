@@ -168,7 +168,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
                 f"`input_ids` has {input_ids.shape[1]} positions but `config.max_text_length` is "
                 f"{self.config.max_text_length}: truncate in the processor or train with a larger one."
             )
-        empty_ids, empty_mask = self.empty_text(len(input_ids), input_ids.shape[1], input_ids.device)
+        empty_ids, empty_mask = self.empty_text(input_ids.shape[0], input_ids.shape[1], input_ids.device)
         absent = ~present[:, None]
         ids = torch.where(absent, empty_ids, input_ids.masked_fill(~mask, self.config.pad_token_id or 0))
         slots = torch.where(absent, (empty_ids == self.config.mask_token_id) & empty_mask, slots & mask)
@@ -205,7 +205,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
             both_ids, both_mask = torch.cat([ids, labelled_ids]), torch.cat([mask, mask])
             both_types = None if token_type_ids is None else torch.cat([token_type_ids] * 2)
         out = run_text_backbone(self.text_model, both_ids, both_mask, both_types, **wanted)
-        recorder.add_all(out, len(ids))
+        recorder.add_all(out, ids.shape[0])
         states = clear_padding(out.last_hidden_state, both_mask)
         labelled = None
         if shared:

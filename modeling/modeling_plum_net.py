@@ -199,7 +199,7 @@ class PlumNetModel(PlumNetPreTrainedModel):
             output_hidden_states=recorder.hidden_states is not None,
             output_attentions=recorder.attentions is not None,
         )
-        recorder.add_all(out, len(ids))
+        recorder.add_all(out, ids.shape[0])
         return self.encoders["text"](clear_padding(out.last_hidden_state, text.mask))
 
     def encode(self, inputs: Mapping[str, Tensor | None], recorder: Recorder) -> EncodedModalities:
@@ -207,7 +207,7 @@ class PlumNetModel(PlumNetPreTrainedModel):
         config = self.config
         given = self.given_modalities(inputs)
         some = next(iter(given.values()))
-        zeros = torch.zeros(len(some.mask), config.hidden_size, dtype=self.dtype, device=some.mask.device)
+        zeros = torch.zeros(some.mask.shape[0], config.hidden_size, dtype=self.dtype, device=some.mask.device)
         nobody = torch.zeros_like(some.present)
         found = EncodedModalities({}, {}, {}, zeros, None, nobody)
         raw, common, presence = [], [], []
@@ -402,7 +402,7 @@ class PlumNetModel(PlumNetPreTrainedModel):
                 parts = (encoded.features[name], encoded.projected[name], encoded.masks[name])
                 states = self.branches[name](*parts, recorder)
             else:
-                nothing = encoded.raw.new_zeros(len(encoded.raw), 1, self.config.hidden_size)
+                nothing = encoded.raw.new_zeros(encoded.raw.shape[0], 1, self.config.hidden_size)
                 states = BranchStates(nothing, nothing, nothing[..., 0].bool())
             if self.null_tokens:
                 token, there = self.null_tokens[name], encoded.presence[:, index]

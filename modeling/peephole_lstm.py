@@ -78,7 +78,7 @@ class PeepholeBiLSTM(nn.Module):
         # Input part of both directions and all steps in one product.
         gates = torch.baddbmm(self.bias[:, None], both.flatten(1, 2), self.weight_input.transpose(1, 2))
         steps = gates.unflatten(1, both.shape[1:3]).unbind(1)  # L of (2, B, 4h)
-        hidden = gates.new_zeros(2, len(states), self.hidden_size)
+        hidden = gates.new_zeros(2, states.shape[0], self.hidden_size)
         cell = hidden
         recurrent, peephole = self.weight_recurrent.to(gates.dtype), self.weight_peephole.to(gates.dtype)
         outputs = []

@@ -45,8 +45,10 @@ def length_groups(mask: Tensor) -> list[tuple[Tensor, int]]:
     Returns:
         Row numbers and common length of every group; empty when one run is as good.
     """
+    if not values_are_at_hand(mask):
+        return []
     count = min(MAX_GROUPS, len(mask) // MIN_GROUP_ROWS)
-    if count < 2 or not values_are_at_hand(mask):
+    if count < 2:
         return []
     position = torch.arange(1, mask.shape[1] + 1)
     lengths = (mask.to(torch.bool) * position).amax(1).clamp(min=1)
