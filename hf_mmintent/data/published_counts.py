@@ -61,7 +61,7 @@ _LABELS = {
     "cmu_mosi/unaligned": "negative, 552, 92, 379; zero, 53, 13, 30; positive, 679, 124, 277",
     "cmu_mosi/bc_split": "negative, -, -, 285; zero, -, -, 31; positive, -, -, 436",
     "ict_mmmo/binary": "negative, 98, 15, 28; positive, 122, 25, 52",
-    "crema_d": """
+    "crema_d/paper": """
         neutral, -, -, 114; happy, -, -, 123; sad, -, -, 140; fear, -, -, 133; disgust, -, -, 129; anger, -, -, 105""",
     "grid/features": "bin, 153, 35, -; lay, 160, 40, -; place, 167, 39, -; set, 160, 46, -",
 }
