@@ -26,6 +26,9 @@ class DataSettings:
         config_name: configuration of the builder, e.g. "in_scope".
         columns: which of text, features and media to read; "auto" takes what is there.
         train_split, validation_split: names of the two splits that training reads. It never reads another one.
+        development_share: this part of the training rows, of every class alike, stands for the validation split, which is not
+            looked at: for settings and epochs of data whose only other split is the one that is reported.
+        development_seed: draws these rows, whatever the seed of the run.
         drop_modalities: left out of every row in training and validation, for ablations.
         options: further arguments of the loader.
     """
@@ -36,8 +39,16 @@ class DataSettings:
     columns: str | Sequence[str] = "auto"
     train_split: str = "train"
     validation_split: str = "validation"
+    development_share: float | None = None
+    development_seed: int = 0
     drop_modalities: Sequence[str] = ()
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.development_share is not None and not 0 < self.development_share < 1:
+            raise ValueError(
+                f"`data.development_share` is {self.development_share}: a part between 0 and 1, or nothing."
+            )
 
     def load_arguments(self) -> dict[str, Any]:
         """Arguments of `hf_mmintent.load`."""

@@ -91,6 +91,8 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     _remember(folder, settings)
+    if not torch.accelerator.is_available():
+        keep_freed_memory()
 
     set_seed(seed)
     with PartialState().main_process_first():  # the others find rows and features in the cache
@@ -167,15 +169,25 @@ def _train_stages(
 
 
 def read_splits(run: RunConfig) -> DatasetDict:
-    """Training and validation rows, and nothing else: the test split is not even read."""
-    loaded = load(run.data.name, **run.data.load_arguments())
-    wanted = (run.data.train_split, run.data.validation_split)
+    """
+    Training and validation rows, and nothing else: the test split is not even read.
+
+    With `data.development_share` both are parts of the training split.
+    """
+    data = run.data
+    loaded = load(data.name, **data.load_arguments())
+    wanted = (data.train_split, data.validation_split)
     missing = [name for name in wanted if name not in loaded]
     if missing:
         raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
     splits = DatasetDict({name: loaded[name] for name in wanted})
-    if run.encoder is not None and is_extraction(run.data.name):
-        check_encoder(run.data.name, build_encoder(run.encoder))
+    if data.development_share is not None:
+        rows = splits[wanted[0]]
+        classes = "label" if isinstance(rows.features["label"], ClassLabel) else None
+        parts = rows.train_test_split(data.development_share, seed=data.development_seed, stratify_by_column=classes)
+        splits = DatasetDict({wanted[0]: parts["train"], wanted[1]: parts["test"]})
+    if run.encoder is not None and is_extraction(data.name):
+        check_encoder(data.name, build_encoder(run.encoder))
     elif run.encoder is not None and has_raw_media(splits[wanted[0]]):
         encoder = build_encoder(run.encoder)
         splits = DatasetDict({name: add_media_features(rows, encoder) for name, rows in splits.items()})
