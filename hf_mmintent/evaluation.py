@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.data.reading import direct
 from hf_mmintent.metrics import Predictions, build_compute_metrics
 
 
@@ -52,7 +53,7 @@ def predict(
     progress: str | None = None,
 ) -> np.ndarray:
     """Logits (n, num_labels) float32 of every row, in order."""
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collator)
+    loader = DataLoader(direct(rows), batch_size=batch_size, collate_fn=collator)
     logits = []
     for batch in tqdm(loader, desc=progress or "predicting", disable=progress is None, leave=False):
         batch.pop("labels", None)

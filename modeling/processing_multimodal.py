@@ -253,8 +253,7 @@ class MultimodalProcessor(ProcessorMixin):
             max_length=self.max_text_length,
             padding="longest",
             return_attention_mask=True,
-            return_tensors="np",
-        )
+        )  # as lists: the library takes as long to look for ragged ones as to tokenize
         present = np.array([text is not None for text in texts])
         out = {name: np.asarray(value, np.int64) for name, value in encoded.items() if name in self.model_input_names}
         out["attention_mask"] = out["attention_mask"] * present[:, None]

@@ -80,12 +80,14 @@ class MvclDafProcessor(MultimodalProcessor):
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "label_slot_mask", "labelled_input_ids"]
 
-    def _pieces(self, text: str) -> list[int]:
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Wordpieces of every text, in one call, as a call takes longer than a text."""
         # A transcript that happens to say "[MASK]" or "[SEP]" means these letters, not a slot or an end.
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return self.tokenizer(list(texts), **options)["input_ids"] if texts else []
 
     def _check_label_lengths(self) -> None:
-        self._label_pieces = [self._pieces(name) for name in self._names()]
+        self._label_pieces = self._pieces(self._names())
         for name, pieces in zip(self._names(), self._label_pieces, strict=True):
             if len(pieces) > self.label_slots:
                 raise ValueError(
@@ -104,8 +106,7 @@ class MvclDafProcessor(MultimodalProcessor):
 
     def _text_inputs(self, texts: Sequence[str | None], labels: Sequence[Any] | None) -> dict[str, np.ndarray]:
         room = self.max_text_length - 2 - self.label_slots
-        checked = self._checked_text(texts)
-        words = [self._pieces(text)[:room] if text else [] for text in checked]
+        words = [pieces[:room] for pieces in self._pieces(self._checked_text(texts))]
         ids = np.full(
             (len(words), max(map(len, words)) + 2 + self.label_slots), self.tokenizer.pad_token_id or 0, np.int64
         )

@@ -5,7 +5,7 @@ numpy a missing feature becomes NaN and bytes lose trailing zeros. `dataset.with
 `str`, numbers as Python numbers, features as float32 views of shape (T, D), missing ones as `None`.
 """
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,28 +36,35 @@ class RowFormatter(Formatter[dict, list, dict]):
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     kind = column.type
-    if isinstance(kind, Array2DExtensionType):
-        # Without the extension type, which `datasets` parses anew from JSON whenever a chunk is touched.
-        storage = column.cast(kind.storage_type)
-        return [array for chunk in storage.chunks for array in _arrays(chunk, kind.shape[1])]
-    return column.to_pylist()
+    if not isinstance(kind, Array2DExtensionType):
+        return column.to_pylist()
+    # Without the extension type, which `datasets` parses anew from JSON whenever a chunk is touched.
+    storage = column.cast(kind.storage_type)
+    return [array for chunk in storage.chunks for array in map(chunk_arrays(chunk, kind.shape[1]), range(len(chunk)))]
 
 
-def _arrays(steps: pa.ListArray, width: int) -> list[np.ndarray | None]:
-    """Views (T, D) of one chunk: per row a list of T lists of D numbers, back to back."""
+def chunk_arrays(steps: pa.ListArray, width: int) -> Callable[[int], np.ndarray | None]:
+    """
+    Views (T, D) of one chunk, by row.
+
+    Args:
+        steps: per row a list of T lists of D numbers, back to back.
+        width: D.
+    """
     numbers = steps.values
     flat = numbers.values.to_numpy(zero_copy_only=False)
     bounds = steps.offsets.to_numpy()
     valid = steps.is_valid().to_numpy(zero_copy_only=False) if steps.null_count else None
     starts = numbers.offsets.to_numpy()
-    arrays: list[np.ndarray | None] = []
-    for row, (low, high) in enumerate(pairwise(bounds.tolist())):
-        if valid is not None and not valid[row]:
-            arrays.append(None)
-        else:
-            first = starts[low]
-            arrays.append(flat[first : first + (high - low) * width].reshape(-1, width))
-    return arrays
+
+    def row(index: int) -> np.ndarray | None:
+        if valid is not None and not valid[index]:
+            return None
+        low, high = bounds[index], bounds[index + 1]
+        first = starts[low]
+        return flat[first : first + (high - low) * width].reshape(-1, width)
+
+    return row
 
 
 def as_features(value: Any) -> np.ndarray | None:

@@ -18,6 +18,7 @@ from transformers.data.data_collator import DataCollator
 from transformers.processing_utils import ProcessorMixin
 from transformers.trainer_utils import TrainOutput
 
+from hf_mmintent.data.reading import direct
 from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.hub.run_summary import RunSummary
 
@@ -80,6 +81,12 @@ class MultimodalTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return self._with_eval_collator(super().get_test_dataloader, test_dataset)
+
+    def _get_dataloader(self, dataset: Any, *args: Any, sampler_fn: Any = None, **kwargs: Any) -> DataLoader:
+        # Rows straight from the files; samplers still see the dataset, for its columns.
+        rows = dataset if self.args.remove_unused_columns else direct(dataset)
+        sampler = None if sampler_fn is None else lambda _: sampler_fn(dataset)
+        return super()._get_dataloader(rows, *args, sampler_fn=sampler, **kwargs)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # In order: the library would sort evaluation rows by length too, and needs a length column for it.

@@ -1,13 +1,11 @@
 """Rows to batches: columns, missing modalities, labels, ablation, modality dropout, and what it costs."""
 
-import os
-import time
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.row_format import FORMAT
@@ -213,49 +211,3 @@ def test_workers_hide_the_same(processor, workers):
     expected = torch.cat([collate([rows[i] for i in range(k, k + 4)])["attention_mask"].sum(1) for k in (0, 4, 8)])
     assert torch.equal(masks, expected)
     assert (masks == 0).any()
-
-
-# ---- speed and memory
-
-
-def mosi_sized(count: int, folder: Any) -> Dataset:
-    features = Features(
-        {
-            "id": Value("string"),
-            "text": Value("string"),
-            "label": ClassLabel(names=NAMES),
-            "audio_features": Array2D((None, 5), "float32"),
-            "video_features": Array2D((None, 20), "float32"),
-        }
-    )
-    random = np.random.default_rng(0)
-
-    def rows():
-        for i in range(count):
-            columns = {"id": str(i), "text": " ".join(["hello"] * 46), "label": i % 3}
-            columns["audio_features"] = random.normal(size=(50, 5)).astype(np.float32)
-            columns["video_features"] = None if i % 50 == 7 else random.normal(size=(50, 20)).astype(np.float32)
-            yield columns
-
-    return Dataset.from_generator(rows, features=features, cache_dir=str(folder)).with_format(FORMAT)
-
-
-def measure_rows_per_second(count: int, folder: Any, processor: MultimodalProcessor) -> float:
-    """Rows per second of CPU time from Arrow to padded batches of 64, in random order, on one core."""
-    rows = mosi_sized(count, folder)
-    order = np.random.default_rng(0).permutation(count).tolist()
-    collate = MultimodalCollator(processor)
-    collate(rows.__getitems__(order[:8]))
-    start = time.process_time()
-    for first in range(0, count, 64):
-        collate(rows.__getitems__(order[first : first + 64]))
-    return count / (time.process_time() - start)
-
-
-def test_rows_per_second(tmp_path, tiny_tokenizer):
-    """A bound far below what one core does, so that a busy machine passes and Python lists of numbers do not."""
-    sizes = {"audio": 5, "video": 20}
-    processor = MultimodalProcessor(tiny_tokenizer, feature_sizes=sizes, label_names=NAMES, max_text_length=50)
-    rate = measure_rows_per_second(2048, tmp_path, processor)
-    print(f"{rate:.0f} rows/s")
-    assert rate > float(os.environ.get("HF_MMINTENT_MIN_ROWS_PER_SECOND", 2500))
