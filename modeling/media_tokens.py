@@ -27,7 +27,8 @@ class AudioTokens(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) and (B, T) bool to (B, T', D) and (B, T'); a step is valid if any step it covers is."""
         for layer in self.layers:
-            states = clear_padding(states, mask)
+            # One more step: the last window of an even length exists alone as well as beside a longer sample.
+            states, mask = nn.functional.pad(clear_padding(states, mask), (0, 0, 0, 1)), nn.functional.pad(mask, (0, 1))
             states = nn.functional.gelu(layer(states.transpose(1, 2))).transpose(1, 2)
             mask = nn.functional.max_pool1d(mask[:, None].float(), 3, stride=2, padding=1)[:, 0] > 0
         if self.positions:
