@@ -102,12 +102,15 @@ class Ave(MediaBuilder):
         lines = read_table(path, _FIELDS, delimiter="&", quoted=False, header=None)
         return [_row(line, f"{path} line {line['line']}") for line in lines]
 
+    def row_counts(self) -> dict[str, int]:
+        return {} if self.config.drop_ambiguous else _COUNTS
+
     def read_tables(self) -> dict[str, list[Row]]:
         tables = {split: self._split(name) for split, name in _SPLITS.items()}
-        found = {split: len(rows) for split, rows in tables.items()}
-        check_counts(found, _COUNTS, self.config.strict_counts, self.name)
         if not self.config.drop_ambiguous:
             return tables
+        found = {split: len(rows) for split, rows in tables.items()}
+        check_counts(found, _COUNTS, self.config.strict_counts, self.name)
         categories: dict[str, set[str]] = defaultdict(set)
         for event in self.events:
             categories[event["dialogue_id"]].add(event["label"])

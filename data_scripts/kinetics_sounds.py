@@ -70,6 +70,9 @@ class KineticsSounds(MediaBuilder):
             return _LISTED_CLASSES
         return tuple(sorted({row["label"] for rows in self.foldered.values() for row in rows}))
 
+    def row_counts(self) -> dict[str, int]:
+        return {"test": _LISTED["test"]} if self.config.name == "lists" else {}
+
     def read_tables(self) -> dict[str, list[Row]]:
         tables = self.foldered if self.config.name == "folders" else self._listed()
         logger.warning(

@@ -85,6 +85,9 @@ class Ucf101(MediaBuilder):
     COLUMNS = {"dialogue_id": datasets.Value("string")}
     MEDIA = ("video", "flow")
 
+    def row_counts(self) -> dict[str, int]:
+        return {"test": _COUNTS[self.config.name][1]} if self.config.name in _COUNTS else {}
+
     def read_tables(self) -> dict[str, list[Row]]:
         self._check_classes()
         number = self.config.name[-1]

@@ -348,7 +348,8 @@ def load_npy(path: str | Path) -> np.ndarray:
     """An `.npy` file, memory-mapped; object arrays by the rules of `safe_pickle`."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):  # object arrays cannot be mapped, and a damaged file says what is wrong when it is parsed
+    except (ValueError, EOFError):
+        # Object arrays cannot be mapped, and a damaged file says what is wrong with it when it is parsed.
         return _parse_npy(Path(path).read_bytes(), str(path))
 
 

@@ -75,6 +75,9 @@ _WIDTHS = {
     "cmu_mosei": {"audio": 74, "video": 35},
     "ur_funny": {"audio": 81, "video": 371},
     "mustard": {"audio": 283, "video": 2048},
+    "mustard/hkt": {"audio": 81, "video": 371},
+    "ave": {"audio": 128, "video": 512},
+    "mc_eiu": {"audio": 512, "video": 342, "lexical": 768},
     "ict_mmmo": {"lexical": 300, "audio": 74, "video": 36},
     "grid/features": {"audio": 20, "video": 768},
 }

@@ -11,7 +11,7 @@ import pytest
 from hf_mmintent.data.checks import DataError, read_json, read_table, read_text
 from hf_mmintent.data.feature_files import FeatureFile, open_h5, open_h5_rows
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
-from hf_mmintent.data.media_files import check_no_stub, decodes, clips_by_name
+from hf_mmintent.data.media_files import check_no_stub, clips_by_name, decodes
 from hf_mmintent.data_scripts.mmintent_mini import packaged_folder
 
 # ---- text files
