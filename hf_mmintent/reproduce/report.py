@@ -28,7 +28,8 @@ from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.metrics.tables import NOT_AVAILABLE, PAPER_NOTE
 
 from .jobs import FAILURE_FILE, PREDICTIONS_FILE, Job, expand, finished_result, missing_files, references
-from .table_files import LOWER_IS_BETTER, Block, Row, Table
+from .measured import measured
+from .table_files import LOWER_IS_BETTER, Block, Row, Table, slug
 
 MINUS = "−"
 
@@ -100,26 +101,27 @@ def table_report(
     blocks = []
     for block in table.blocks:
         source = block.source or table.source
-        rows = [
-            _row_result(block, row, source, [j for j in jobs if (j.block, j.row) == (block, row)], table)
-            for row in block.rows
-        ]
-        by_row = {row.row.system: [j for j in jobs if (j.block, j.row) == (block, row.row)] for row in rows}
+        folder = Path(output_dir) / table.name / slug(block.name)
+        of_block = [job for job in jobs if job.block == block]
+        rows = [_row_result(block, row, source, of_block, table, folder / slug(row.system)) for row in block.rows]
+        by_row = {row.row.system: [job for job in of_block if job.row == row.row] for row in rows}
         blocks.append(
             BlockReport(block, source, rows, _comparisons(block, rows, by_row), missing_files(block, data or {}))
         )
     return TableReport(table, blocks, tuple(commands))
 
 
-def _row_result(block: Block, row: Row, source: str, jobs: list[Job], table: Table) -> RowResult:
+def _row_result(block: Block, row: Row, source: str, of_block: list[Job], table: Table, folder: Path) -> RowResult:
+    jobs = [job for job in of_block if job.row == row]
     found = {job.seed: result for job in jobs if (result := finished_result(job)) is not None}
+    scores = [measured(row.measure, folder)] if row.measure else [result.scores for result in found.values()]
     failed = tuple(job.seed for job in jobs if job.seed not in found and (job.folder / FAILURE_FILE).exists())
     return RowResult(
         row=row,
         planned=tuple(job.seed for job in jobs),
         results=found,
         failed=failed,
-        scores=_summaries([result.scores for result in found.values()]),
+        scores=_summaries(scores),
         validation=_summaries([result.config["validation"] for result in found.values()]),
         paper={reference.key: reference.value for reference in references(block, row, source)},
         command=_train_command(block, row, jobs, table),
@@ -229,7 +231,8 @@ def _block_markdown(report: BlockReport) -> str:
         header,
         *([_label(row), *(_cell(row, key) for key in block.columns), *_counts(row)] for row in report.rows),
     ]
-    parts = [f"## {block.name}", f"Scored once per run: the split `{block.split}`.", to_markdown(cells).rstrip()]
+    scored = [f"Scored once per run: the split `{block.split}`."] if any(row.command for row in report.rows) else []
+    parts = [f"## {block.name}", *scored, to_markdown(cells).rstrip()]
     if report.missing:
         needs = f" {block.needs}" if block.needs else ""
         parts.append(f"**Not run**: the data folder lacks {', '.join(f'`{name}`' for name in report.missing)}.{needs}")
@@ -249,7 +252,7 @@ def _block_markdown(report: BlockReport) -> str:
 
 def _label(row: RowResult) -> str:
     name = f"**{row.row.system}**" if row.row.proposed else row.row.system
-    return name if row.row.config else f"{name} (paper only)"
+    return name if row.row.config or row.row.measure else f"{name} (paper only)"
 
 
 def _cell(row: RowResult, key: str) -> str:
@@ -273,7 +276,7 @@ def _counts(row: RowResult) -> list[str]:
     sizes = sorted({result.n for result in row.results.values()})
     done = str(len(row.results))
     runs = done if len(row.results) == len(row.planned) else f"{done} of {len(row.planned)}"
-    return [", ".join(map(str, sizes)) or "–", runs if row.planned else "–"]
+    return [", ".join(map(str, sizes)) or "–", runs if row.planned else "measured" if row.row.measure else "–"]
 
 
 def _comparison_line(comparison: Comparison, block: Block) -> str:

@@ -31,6 +31,7 @@ class Row:
         paper: printed values by our key, in the paper's own units (percent where it prints percent).
         paper_std: printed deviations.
         proposed: the paper's own system; compared with the best of the others.
+        measure: in place of a `config`, arguments of [`connector_savings`]: the row is measured and not trained.
         note: shown below the table.
     """
 
@@ -40,6 +41,7 @@ class Row:
     paper: dict[str, float] = field(default_factory=dict)
     paper_std: dict[str, float] = field(default_factory=dict)
     proposed: bool = False
+    measure: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
 
 
@@ -178,6 +180,8 @@ def _check_table(table: Table) -> None:
             )
         for row in block.rows:
             unknown = sorted(set(row.paper) - set(block.columns)) + sorted(set(row.paper_std) - set(row.paper))
+            if row.measure and row.config is not None:
+                raise ValueError(f"{block.name}, {row.system}: a row has a `config` or a `measure`, not both.")
             if unknown:
                 raise ValueError(f"{block.name}, {row.system}: the paper's {unknown} are not in `columns`.")
             if row.config is not None:

@@ -289,6 +289,28 @@ def test_a_table_without_runs_still_shows_the_paper(folder: Path) -> None:
     assert isinstance(report.blocks[0].block, Block) and report.blocks[0].rows[2].paper == {"accuracy": 0.7125}
 
 
+def test_a_measured_row_is_counted_once_and_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of eight queries leave in one of two layers: an eighth of the queries' part, less of the rest."""
+    small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2,
+             "vocab_size": 30, "num_guide_tokens": 4, "num_explorer_tokens": 4, "guide_schedule": [4, 2]}  # fmt: skip
+    row = {"system": "Pruned", "measure": {"model_type": "cat_mod", "steps": 10, "width": 12, "fields": small}}
+    columns = ["saved_query", "saved_cross", "saved_full"]
+    block = {"name": "Cost", "columns": columns, "headline": columns[0], "rows": [{**row, "paper": {columns[0]: 37.0}}]}
+    write_table(folder, {"title": "Cost", "source": "S", "blocks": [block]}, "cost")
+    table = load_table("cost", folder)
+    assert reproduce(table, folder / "out") == []
+    text = (folder / "out" / "cost" / "cost.md").read_text()
+    assert "| Pruned | 12.50 / 37.00 / −24.50 |" in text and "| – | measured |" in text
+    monkeypatch.setattr("hf_mmintent.reproduce.measured.connector_savings", None)  # not called again
+    (block_report,) = table_report(table, folder / "out").blocks
+    saved = [block_report.rows[0].scores[key].mean for key in columns]
+    assert saved[0] == pytest.approx(0.125) and saved[0] > saved[1] > saved[2] > 0
+    row["config"] = "small.yaml"
+    write_table(folder, {"title": "Cost", "source": "S", "blocks": [{**block, "rows": [row]}]}, "both")
+    with pytest.raises(ValueError, match="not both"):
+        load_table("both", folder)
+
+
 # ---- interruption ------------------------------------------------------------------------------------------------------
 
 
