@@ -95,7 +95,8 @@ class CatModModel(CatModPreTrainedModel):
         self.layernorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
         pre_norm = config.norm_style == "pre"
-        self.encoder = QueryFormerEncoder(config, config.share_cross_kv, pre_norm, config.prune_scope == "ca+ffn")
+        execution = (config.share_cross_kv, pre_norm, config.prune_scope == "ca+ffn", config.fold_cross_kv)
+        self.encoder = QueryFormerEncoder(config, *execution)
         self.final_norm = nn.LayerNorm(size, eps=config.layer_norm_eps) if pre_norm else None
         # A router where the schedule keeps some candidates, not all: elsewhere nothing depends on its parameters.
         self.routers = nn.ModuleDict(
@@ -243,13 +244,16 @@ class CatModModel(CatModPreTrainedModel):
 
     def dense_configs(self) -> dict[str, CatModConfig]:
         """The connectors that this one is measured against, by name: nothing is pruned."""
-        shares = {"dense": False}
-        if self.config.share_cross_kv:
-            shares = {"dense with the same sharing": True, "dense without sharing": False}
+        config = self.config
+        orders = {"dense": (False, False)}
+        if config.share_cross_kv:
+            orders = {"dense with the same sharing": (True, False), "dense without sharing": (False, False)}
+        elif config.fold_cross_kv:
+            orders = {"dense with the same folding": (False, True), "dense without folding": (False, False)}
         found = {}
-        for name, shared in shares.items():
-            dense: Any = copy.deepcopy(self.config)
-            dense.guide_schedule, dense.share_cross_kv = self.config.dense_schedule, shared
+        for name, (shared, folded) in orders.items():
+            dense: Any = copy.deepcopy(config)
+            dense.guide_schedule, dense.share_cross_kv, dense.fold_cross_kv = config.dense_schedule, shared, folded
             dense.prune_scope, dense.route_explorers = "ca", False
             found[name] = dense
         return found

@@ -283,7 +283,8 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
             F = Σ_l { 8Nd² + 4N²d + 4 N'_l d f + c_l [ 4 n_l d² + 4 n_l K d ] + kv_l } + what is outside the layers
 
         kv_l = 4KDd where n_l > 0, or once in total if keys and values are shared; N'_l = n_l where the inactive queries also
-        pass by the feed-forward block, else N.
+        pass by the feed-forward block, else N. Where the features are not projected, see [`QueryAttention.folded`], kv_l = 0
+        and the bracket is [ 4 n_l d² + 4 n_l D d + 4 n_l H K D ].
 
         Args:
             num_features: K.
@@ -302,11 +303,15 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
         if len(counts) != len(layers):
             raise ValueError(f"`active_counts` has {len(counts)} entries, there are {len(layers)} cross-attentions.")
         d, features, queries = config.hidden_size, num_features, sum(config.query_counts)
-        query = sum(4 * n * d * d + 4 * n * features * d for n in counts)
-        projections = sum(n > 0 for n in counts)
+        width = config.encoder_hidden_size
+        if self.encoder.layer[0].crossattention.fold:
+            per_query, projections = 4 * d * d + 4 * width * (d + config.num_attention_heads * features), 0
+        else:
+            per_query, projections = 4 * d * d + 4 * features * d, sum(n > 0 for n in counts)
         if self.encoder.shared_cross_kv is not None:
             projections = 1
-        cross = query + projections * 4 * features * config.encoder_hidden_size * d
+        query = sum(counts) * per_query
+        cross = query + projections * 4 * features * width * d
         total = {"query": query, "cross": cross}.get(scope)
         if total is None:
             fed = sum(

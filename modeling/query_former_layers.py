@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_connector import ConnectorConfig
-from .layers import Dropout, KeyMask, clear_padding, eager_attention, values_are_at_hand
+from .layers import Dropout, KeyMask, clear_padding, drop_elements, eager_attention, values_are_at_hand
 from .recorder import Recorder
 
 
@@ -116,6 +116,37 @@ class QueryAttention(KeyValueProjection):
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.dropout = config.attention_probs_dropout_prob
 
+    def folded(self, states: Tensor, source: Tensor, mask: Tensor | None, maps: bool) -> tuple[Tensor, Tensor | None]:
+        """
+        The same attention over `source` (B, K, D) without projecting it, in time and memory in proportion to n.
+
+        Per head (W_q h)ᵀ W_k x = (W_kᵀ W_q h)ᵀ x and Σ w_j W_v x_j = W_v Σ w_j x_j: both projections move to the side of the
+        queries. Arguments and results as in `forward`; the weights are written out, since the D numbers of a key are too many
+        for fused kernels.
+        """
+        (rows, count, _), heads, (steps, width) = states.shape, self.num_heads, source.shape[1:]
+
+        def by_head(weight: Tensor) -> Tensor:
+            return weight.unflatten(0, (heads, -1))  # (H, d/H, D)
+
+        query = self.query(states).view(rows * count, heads, -1).transpose(0, 1)  # (H, B·n, d/H)
+        # The same for all keys, so the softmax does not see it; but a parameter without gradient stops data parallelism.
+        shift = (query * self.key.bias.view(heads, 1, -1)).sum(-1).view(heads, rows, count, 1)
+        query = (query @ by_head(self.key.weight)).view(heads, rows, count, width)
+        scores = query.transpose(0, 1).reshape(rows, heads * count, width) @ source.transpose(1, 2)
+        scores = (scores.view(rows, heads, count, steps) + shift.transpose(0, 1)) * self.scaling
+        if mask is not None:
+            mask = mask[:, :, :count]
+            blocked = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(~mask, blocked) if mask.dtype == torch.bool else scores + mask
+        weights = scores.softmax(-1, dtype=torch.float32).to(states.dtype)
+        weights = drop_elements(weights, self.dropout, self.training)
+        mixed = (weights.view(rows, heads * count, steps) @ source).view(rows, heads, count, width)
+        mixed = mixed.transpose(0, 1).reshape(heads, rows * count, width)
+        found = (mixed @ by_head(self.value.weight).transpose(1, 2)).view(heads, rows, count, -1)
+        bias = weights.sum(-1, keepdim=True).transpose(0, 1) * self.value.bias.view(heads, 1, 1, -1)  # dropout: not 1
+        return (found + bias).permute(1, 2, 0, 3).reshape(states.shape), weights if maps else None
+
     def forward(
         self, states: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, maps: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -157,10 +188,17 @@ class BlockOutput(nn.Module):
 
 
 class QueryAttentionBlock(nn.Module):
-    """Attention, its output and residual: LN(h + A(h)), or h + A(LN(h)) with `pre_norm`."""
+    """
+    Attention, its output and residual: LN(h + A(h)), or h + A(LN(h)) with `pre_norm`.
 
-    def __init__(self, config: ConnectorConfig, width: int, own_keys: bool = True, pre_norm: bool = False) -> None:
+    With `fold`, what it attends to is not projected, see [`QueryAttention.folded`].
+    """
+
+    def __init__(
+        self, config: ConnectorConfig, width: int, own_keys: bool = True, pre_norm: bool = False, fold: bool = False
+    ) -> None:
         super().__init__()
+        self.fold = fold
         self.attention = QueryAttention(config, width, own_keys)
         self.output = BlockOutput(config, config.hidden_size)
         self.pre_norm = pre_norm
@@ -186,8 +224,12 @@ class QueryAttentionBlock(nn.Module):
             (B, n, d) and, if `maps`, the weights (B, H, n, K).
         """
         query = self.output.LayerNorm(states) if self.pre_norm else states
-        key, value = projected or self.attention.project(query if source is None else source)
-        update, weights = self.attention(query, key, value, None if keys is None else keys.mask, maps)
+        mask = None if keys is None else keys.mask
+        if self.fold and source is not None:
+            update, weights = self.attention.folded(query, source, mask, maps)
+        else:
+            key, value = projected or self.attention.project(query if source is None else source)
+            update, weights = self.attention(query, key, value, mask, maps)
         update = self.output(update)
         if keys is not None:  # backends disagree on rows without keys, and the linear layer has a bias
             update = clear_padding(update, keys.present[:, None].expand(update.shape[:2]))
@@ -221,6 +263,7 @@ class QueryFormerLayer(GradientCheckpointingLayer):
         own_keys: False if keys and values of the features are projected once for all layers.
         pre_norm: h + F(LN(h)) in place of LN(h + F(h)).
         prune_feed_forward: queries without a part in the cross-attention also pass by the feed-forward block.
+        fold: the cross-attention does not project the features.
     """
 
     def __init__(
@@ -230,6 +273,7 @@ class QueryFormerLayer(GradientCheckpointingLayer):
         own_keys: bool = True,
         pre_norm: bool = False,
         prune_feed_forward: bool = False,
+        fold: bool = False,
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
@@ -237,7 +281,7 @@ class QueryFormerLayer(GradientCheckpointingLayer):
         self.attention = QueryAttentionBlock(config, config.hidden_size, pre_norm=pre_norm)
         self.crossattention = None
         if index in config.cross_attention_layers:
-            self.crossattention = QueryAttentionBlock(config, config.encoder_hidden_size, own_keys, pre_norm)
+            self.crossattention = QueryAttentionBlock(config, config.encoder_hidden_size, own_keys, pre_norm, fold)
         self.intermediate_query = Intermediate(config)
         self.output_query = BlockOutput(config, config.intermediate_size)
 
@@ -303,7 +347,7 @@ class QueryFormerEncoder(nn.Module):
     Args:
         config: of the connector.
         share_cross_kv: project keys and values of the features once for all layers.
-        pre_norm, prune_feed_forward: see [`QueryFormerLayer`].
+        pre_norm, prune_feed_forward, fold: see [`QueryFormerLayer`].
     """
 
     def __init__(
@@ -312,11 +356,12 @@ class QueryFormerEncoder(nn.Module):
         share_cross_kv: bool = False,
         pre_norm: bool = False,
         prune_feed_forward: bool = False,
+        fold: bool = False,
     ) -> None:
         super().__init__()
         self.shared_cross_kv = KeyValueProjection(config, config.encoder_hidden_size) if share_cross_kv else None
         self.layer = nn.ModuleList(
-            QueryFormerLayer(config, index, not share_cross_kv, pre_norm, prune_feed_forward)
+            QueryFormerLayer(config, index, not share_cross_kv, pre_norm, prune_feed_forward, fold)
             for index in range(config.num_hidden_layers)
         )
 

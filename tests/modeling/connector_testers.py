@@ -117,6 +117,10 @@ class SymmetricCatModTester(CatModTester):
     fields = {**CatModTester.fields, "route_explorers": True, "guide_schedule": (6, 4, 2), "router_sticky": False}
 
 
+class FoldedCatModTester(CatModTester):
+    fields = {**CatModTester.fields, "fold_cross_kv": True}
+
+
 class RandomCatModTester(CatModTester):
     fields = {**CatModTester.fields, "router_mode": "random", "router_loss_weight": 0.0}
 
@@ -128,5 +132,6 @@ CONNECTOR_TESTERS: list[ConnectorTester] = [
     ThresholdCatModTester(),
     SharedCatModTester(),
     SymmetricCatModTester(),
+    FoldedCatModTester(),
     RandomCatModTester(),
 ]

@@ -68,6 +68,7 @@ def test_default_schedules_compute_a_quarter_of_the_guides() -> None:
         ({"guide_template_ids": (5,)}, "set it to 'template'"),
         ({"guide_source": "template", "guide_template_ids": (500,)}, "below `vocab_size` = 120"),
         ({"num_explorer_tokens": 0}, "0 learned queries"),
+        ({"share_cross_kv": True, "fold_cross_kv": True}, "both True"),
     ],
 )
 def test_config_refuses(fields: dict[str, Any], message: str) -> None:
@@ -235,6 +236,35 @@ def test_full_capacity_equals_the_dense_connector_bitwise(share: bool) -> None:
     found = run(pruned, inputs)
     assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
     assert found.active_counts == expected.active_counts == [9, 9, 9]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("training", [False, True])
+def test_folded_projections_are_the_same_function(training: bool, attention: str) -> None:
+    """States, attention maps, and gradients of every parameter; with dropout, which takes the sum of the weights from 1."""
+    fields: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
+    plain, folded = TESTER.model(**fields), TESTER.model(fold_cross_kv=True, **fields)
+    folded.load_state_dict(plain.state_dict())
+    inputs = TESTER.inputs()
+    inputs["encoder_attention_mask"][2] = 0
+    found = []
+    for model in (plain, folded):
+        model.train(training).set_attn_implementation(attention)
+        for layer in model.encoder.layer:
+            layer.attention.attention.dropout = 0.0  # leaves the draws to the cross-attention
+        torch.manual_seed(3)
+        out = model(**inputs, output_attentions=True)
+        (out.last_hidden_state * torch.linspace(-1, 1, 16)).sum().backward()
+        found.append((out, {name: p.grad for name, p in model.named_parameters()}))
+    (expected, gradients), (out, others) = found
+    torch.testing.assert_close(out.last_hidden_state, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
+    for maps, wanted in zip(out.cross_attentions, expected.cross_attentions, strict=True):
+        torch.testing.assert_close(maps, wanted, atol=1e-5, rtol=1e-4)
+    for name, wanted in gradients.items():
+        if name.endswith("crossattention.attention.key.bias"):
+            assert others[name].abs().max() < 1e-3 and wanted.abs().max() < 1e-3  # it has no effect in either
+        else:
+            torch.testing.assert_close(others[name], wanted, atol=1e-3, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -485,6 +515,17 @@ def test_sharing_brings_the_whole_module_below_63_percent() -> None:
     assert (round(per_layer / 1e9, 1), round(shared / 1e9, 1)) == (16.4, 7.5)
     for scope in ("ca", "ca+ffn"):
         assert on_meta(share_cross_kv=True, prune_scope=scope).flops(257) <= 0.63 * per_layer
+
+
+def test_folding_saves_three_eighths_of_all_cross_attention() -> None:
+    """Without a projection of the features the whole cross-attention is in proportion to the queries that take part."""
+    model, dense = on_meta(fold_cross_kv=True), on_meta(fold_cross_kv=True, guide_schedule=(16,) * 12)
+    for scope in ("query", "cross"):
+        assert 8 * model.flops(257, scope) == 5 * dense.flops(257, scope)
+    assert round(100 * (1 - model.flops(257) / on_meta(guide_schedule=(16,) * 12).flops(257)), 1) == 40.0
+    at = {count: on_meta(fold_cross_kv=True).flops(257, "cross", active_counts=[count] * 12) for count in (53, 54)}
+    projected = {count: on_meta().flops(257, "cross", active_counts=[count] * 12) for count in (53, 54)}
+    assert at[53] < projected[53] and at[54] > projected[54]  # where it starts to pay
 
 
 def test_cost_grows_with_every_entry_of_the_schedule() -> None:
