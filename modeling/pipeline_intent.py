@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _WINDOW = 10.0  # seconds: an utterance, which is what the datasets label, is seldom longer
 _AHEAD = 2  # batches decoded while the model computes
+_GROUP = 4  # batches that are formed together, by length
 
 
 @dataclass
@@ -134,17 +135,27 @@ class IntentRecognitionPipeline(Pipeline):
         parts: Iterator[Part] = self._parts(inputs, asr is not None, preparation)
         if workers:
             parts = run_ahead(parts, _AHEAD * size)
+        kept = preparation.get("modalities") or self.processor.modalities
         waiting: list[dict[str, Any]] = []
-        while batch := list(islice(parts, size)):
-            kept = preparation.get("modalities") or self.processor.modalities
-            for part in batch:
+        while group := list(islice(parts, size * (_GROUP if size > 1 else 1))):
+            for part in group:
                 self._listen(part, asr, kept)
-            outputs = self.forward(self._collate(batch, preparation.get("modalities")))
-            for row, part in enumerate(batch):
-                waiting.append({"part": part, **{name: value[row] for name, value in outputs.items()}})
-                if part.window.last:
+            for found in self._outputs(group, size, preparation.get("modalities")):
+                waiting.append(found)
+                if found["part"].window.last:
                     yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)
                     waiting = []
+
+    def _outputs(self, parts: list[Part], size: int, modalities: Sequence[str] | None) -> list[dict[str, Any]]:
+        """Every part with its row of the model's outputs; parts of like length share a batch, padding costs time."""
+        order = sorted(range(len(parts)), key=lambda number: parts[number].window.end - parts[number].window.start)
+        found: list[dict[str, Any]] = [{} for _ in parts]
+        for first in range(0, len(order), size):
+            numbers = order[first : first + size]
+            outputs = self.forward(self._collate([parts[number] for number in numbers], modalities))
+            for row, number in enumerate(numbers):
+                found[number] = {"part": parts[number], **{name: value[row] for name, value in outputs.items()}}
+        return found
 
     def _parts(self, inputs: Iterable[Any], listen: bool, preparation: dict[str, Any]) -> Iterator[Part]:
         for position, value in enumerate(inputs):

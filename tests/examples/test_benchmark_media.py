@@ -1,0 +1,102 @@
+"""Throughput from recordings to labels: what is measured, and what has to hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import pipeline
+
+from hf_mmintent.benchmark.media import benchmark_media, format_media_report, measure_decoding
+from hf_mmintent.modeling.pipeline_intent import IntentRecognitionPipeline
+from hf_mmintent.modeling.processing_media import MediaSettings
+from tests.modeling.media_files import write_media
+from tests.modeling.pipeline_cases import TASK, save_clip_checkpoint
+from tests.modeling.testers import ALL_TESTERS
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    return save_clip_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint: Path) -> IntentRecognitionPipeline:
+    return pipeline(TASK, model=str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("clips")
+    return [write_media(folder / f"{n}.mp4", seconds=0.6 + 0.3 * (n % 4)) for n in range(12)]
+
+
+def test_the_report(pipe: IntentRecognitionPipeline, clips: list[Path]) -> None:
+    report = benchmark_media(pipe, clips[:4], batch_sizes=(1, 4), clock="cpu")
+    assert report.clips == 4 and report.media_seconds == pytest.approx(0.6 + 0.9 + 1.2 + 1.5, abs=0.4)
+    assert min(report.decode, report.prepare, report.encode, report.classify, report.in_turn) > 0
+    assert report.largest_difference < 1e-5 and set(report.clips_per_second) == {1, 4}
+    text = format_media_report(report)
+    assert "batch size 4" in text and "times faster than real time" in text
+    assert json.loads(json.dumps(report.to_dict()))["real_time"] == pytest.approx(report.real_time)
+
+
+def test_a_checkpoint_of_features_is_refused(tiny_tokenizer: Any, clips: list[Path]) -> None:
+    tester = ALL_TESTERS[0]
+    features_only = pipeline(TASK, model=tester.model(), processor=tester.processor(tiny_tokenizer), device="cpu")
+    with pytest.raises(ValueError, match="with a media encoder"):
+        benchmark_media(features_only, clips)
+
+
+def test_decoding_is_ten_times_faster_than_real_time(tmp_path: Path) -> None:
+    """Processor time of all threads, so one core keeps up; MPEG-1/2 at the size of the GRID recordings."""
+    codecs = {"video": "mpeg2video", "audio": "mp2", "rate": 48000}
+    path = write_media(tmp_path / "clip.mpg", seconds=4.0, size=(288, 360), **codecs)
+    assert measure_decoding(path, MediaSettings()) > 10
+
+
+def test_decoding_goes_on_while_the_model_computes(
+    pipe: IntentRecognitionPipeline, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = threading.Semaphore(0)
+    preprocess, forward = pipe.preprocess, pipe.forward
+
+    def note(value: Any, **settings: Any) -> Any:
+        yield from preprocess(value, **settings)
+        decoded.release()
+
+    def wait(*args: Any, **settings: Any) -> Any:
+        assert decoded.acquire(timeout=60), "nothing was decoded while the model was busy"
+        assert decoded.acquire(timeout=60), "the next clip was not decoded while the model was busy"
+        decoded.release()
+        return forward(*args, **settings)
+
+    monkeypatch.setattr(pipe, "preprocess", note)
+    monkeypatch.setattr(pipe, "forward", wait)
+    answers = pipe(clip for clip in clips)
+    assert next(answers)["ranking"]
+    answers.close()
+
+
+@pytest.mark.slow
+def test_batching_is_not_slower_than_one_by_one(pipe: IntentRecognitionPipeline, clips: list[Path]) -> None:
+    rates = [benchmark_media(pipe, clips * 2, (1, 4, 8), clock="cpu").clips_per_second for _ in range(3)]
+    best = {size: max(rate[size] for rate in rates) for size in rates[0]}
+    assert best[4] > 0.95 * best[1] and best[8] > 0.95 * best[1], best
+
+
+@pytest.mark.slow
+def test_the_script(checkpoint: Path, clips: list[Path], root: Path, tmp_path: Path) -> None:
+    script = [sys.executable, "examples/benchmark_media.py", str(checkpoint), "--batch_sizes", "1", "2"]
+    script += ["--clips", str(clips[0]), str(clips[1]), "--clock", "cpu", "--json", str(tmp_path / "report.json")]
+    done = subprocess.run(
+        script, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].startswith("scores move by")
+    assert json.loads((tmp_path / "report.json").read_text())["clips"] == 2
