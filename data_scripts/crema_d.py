@@ -68,17 +68,17 @@ class CremaD(MediaBuilder):
     def read_tables(self) -> dict[str, list[Row]]:
         if self.config.name == "paper":
             parts = {split: self._listed(split) for split in _SPLITS}
-            self._check({"train + validation": len(parts["train"]), "test": len(parts["test"])}, [*_SPLITS.values()])
+            self._check("train + validation", len(parts["train"]), _SPLITS["train"])
             return {**hold_out(parts["train"], self.config), "test": parts["test"]}
         rows = self._all_clips()
-        self._check({"all": len(rows)}, [sum(_SPLITS.values())])
+        self._check("all", len(rows), sum(_SPLITS.values()))
         fold = int(self.config.name[-1])
         test = [row for row in rows if int(row["speaker"]) % _FOLDS == fold]
         training = [row for row in rows if int(row["speaker"]) % _FOLDS != fold]
         return {**hold_out(training, self.config, group="speaker", stratify=None), "test": test}
 
-    def _check(self, found: dict[str, int], sizes: list[int]) -> None:
-        check_counts(found, dict(zip(found, sizes)), self.config.strict_counts, self.name)
+    def _check(self, what: str, found: int, size: int) -> None:
+        check_counts({what: found}, {what: size}, self.config.strict_counts, self.name)
 
     def _listed(self, split: str) -> list[Row]:
         path = find_file(self.folder, f"{split}.csv", f"data/CREMAD/{split}.csv")

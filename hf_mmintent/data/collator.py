@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_mmintent.data.flow_files import flow_stacks
 from hf_mmintent.data.row_format import as_features
 
 MEDIA_COLUMNS = {"audio": ("audio_path", "audio"), "video": ("video_path", "video")}
@@ -40,6 +41,7 @@ class MultimodalCollator:
         seed: of the modality dropout. What is hidden depends on the seed, the epoch and the rows of the batch only, so
             it is the same with any number of workers and after a resumed training.
         ignore_columns: further columns of the rows that are no input.
+        flow_count: stacks of optical flow per clip, of rows with `flow_path`.
 
     Raises:
         ValueError: a modality that the processor does not have, or a dropout that is no probability.
@@ -53,6 +55,7 @@ class MultimodalCollator:
     seed: int = 0
     ignore_columns: tuple[str, ...] = ()
     epoch: int = 0
+    flow_count: int = 3
 
     def __post_init__(self) -> None:
         unknown = set(self.drop_modalities) - set(self.processor.modalities)
@@ -139,7 +142,20 @@ class MultimodalCollator:
         for column in MEDIA_COLUMNS.get(name, ()):
             if column in rows[0]:
                 return name, [row[column] for row in rows]
+        if f"{name}_path" in rows[0]:
+            return f"{name}_features", [self._flow(name, row) for row in rows]
         return f"{name}_features", [None] * len(rows)
+
+    def _flow(self, name: str, row: Mapping[str, Any]) -> np.ndarray | None:
+        """The pictures that a folder of optical flow holds, in the size that the model takes."""
+        size = self.processor.feature_sizes[name]
+        if not isinstance(size, (list, tuple)):
+            raise ValueError(
+                f"the rows have `{name}_path`, folders of pictures, but the model takes {name} features of size {size}: "
+                "give a `feature_size` of [channels, height, width], or rows with features."
+            )
+        path = row[f"{name}_path"]
+        return None if path is None else flow_stacks(path, self.flow_count, size[0] // 2, size[1:])
 
     def _labels(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
         """The targets, checked here because only here the row's id is known."""

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hf_mmintent.data.checks import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -55,6 +57,40 @@ def flow_frames(path: str | Path) -> list[tuple[Path, Path]]:
         what = f"frame {odd[0]} has one of the two parts only" if odd else "there are no pictures"
         raise DataError(f"{path}: {what}, of {len(parts[0])} horizontal and {len(parts[1])} vertical ones.")
     return [(parts[0][number], parts[1][number]) for number in sorted(parts[0])]
+
+
+def flow_stacks(path: str | Path, count: int = 3, length: int = 5, size: Sequence[int] = (224, 224)) -> np.ndarray:
+    """
+    The flow of a clip as pictures of many channels, as networks of two streams take it.
+
+    Args:
+        path: As in [`flow_frames`].
+        count: Stacks, around the middles of as many equal parts of the clip.
+        length: Consecutive frames per stack; the last frame of a shorter clip is repeated.
+        size: Height and width; pictures are stretched to it.
+
+    Returns:
+        (count, 2 * length, height, width) float32 in [-1, 1], the horizontal parts before the vertical ones.
+
+    Raises:
+        DataError: As in [`flow_frames`], or a picture that does not decode.
+    """
+    frames = flow_frames(path)
+    middles = ((np.arange(count) + 0.5) * len(frames) / count).astype(int)
+    starts = np.clip(middles - length // 2, 0, max(len(frames) - length, 0))
+    places = np.minimum(starts[:, None] + np.arange(length), len(frames) - 1)  # (count, length)
+    parts = [[_picture(frames[place][part], size) for part in (0, 1) for place in stack] for stack in places.tolist()]
+    return np.asarray(parts, np.float32) / 127.5 - 1.0
+
+
+def _picture(path: Path, size: Sequence[int]) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    except OSError as error:
+        raise DataError(f"{path} is truncated or not a picture: {error}.") from error
 
 
 def _folders(path: Path) -> list[Path]:

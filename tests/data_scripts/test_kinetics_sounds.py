@@ -158,7 +158,7 @@ def test_folders_that_are_not_there(tmp_path):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"my_train\.txt"):
         read(tmp_path, "lists")
-    with pytest.raises(DataError, match="train has 20 rows instead of 14799"):
+    with pytest.raises(DataError, match=r"train \+ validation has 20 rows instead of 14799"):
         read(write_lists(tmp_path), "lists", strict_counts=True)
     with pytest.raises(FileNotFoundError, match="`columns` asks for media"):
         read(tmp_path, "lists", columns="media")

@@ -4,11 +4,14 @@ import logging
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hf_mmintent.data.checks import DataError
-from hf_mmintent.data.flow_files import find_flow, flow_frames
-from hf_mmintent.data.loading import load
+from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.data.flow_files import find_flow, flow_frames, flow_stacks
+from hf_mmintent.data.loading import load, make_builder
+from hf_mmintent.data_scripts import ucf101
 from hf_mmintent.data_scripts.ucf101 import Ucf101
 from tests.data_scripts.tiny_media import write_media
 
@@ -140,6 +143,61 @@ def test_damaged_flow_and_clips_are_counted(tmp_path, caplog, monkeypatch):
     assert [path is not None for path in unchecked["video_path"]] == [True, True, False, False]
 
 
+def write_pictures(folder: Path, stem: str, count: int) -> None:
+    """Flow whose horizontal part is 10 times the frame's number and whose vertical part is 5 more."""
+    from PIL import Image
+
+    for number in range(1, count + 1):
+        for part, add in (("x", 0), ("y", 5)):
+            path = folder / "flow" / stem / f"flow_{part}_{number:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (12, 9), 10 * number + add).save(path)
+
+
+def test_flow_stacks(tmp_path):
+    write_pictures(tmp_path, "v_YoYo_g01_c01", 9)
+    path = find_flow(tmp_path)["v_yoyo_g01_c01"]
+    stacks = flow_stacks(path, count=3, length=3, size=(4, 6))
+    assert (stacks.shape, stacks.dtype) == ((3, 6, 4, 6), np.float32)
+    values = (stacks[:, :, 0, 0] + 1) * 127.5  # thirds of nine frames begin at 1, 4, 7
+    expected = [[10 * i for i in range(k, k + 3)] + [10 * i + 5 for i in range(k, k + 3)] for k in (1, 4, 7)]
+    np.testing.assert_allclose(values, expected, atol=1e-3)
+    short = (flow_stacks(path, count=2, length=12, size=(2, 2))[1, :12, 0, 0] + 1) * 127.5
+    np.testing.assert_allclose(short, [*range(10, 91, 10), 90, 90, 90], atol=1e-3)
+    damaged = path / "flow_y_00002.png"
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    with pytest.raises(DataError, match=r"flow_y_00002\.png is truncated or not a picture"):
+        flow_stacks(path, count=3, length=3)
+
+
+def test_rows_are_inputs_of_a_model(tmp_path):
+    """Clips and flow of the folder through collator, processor and CLCR."""
+    from hf_mmintent.modeling.configuration_clcr import ClcrConfig
+    from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification
+    from hf_mmintent.modeling.processing_clcr import ClcrProcessor
+
+    write(tmp_path)
+    for stem in ("v_YoYo_g01_c01", "v_Hammering_g01_c01"):
+        write_media(tmp_path / "UCF-101" / stem.split("_")[1] / f"{stem}.avi", sound=False)
+    write_pictures(tmp_path, "v_YoYo_g01_c01", 7)
+    rows = [row for row in read(tmp_path)["test"] if row["video_path"]]
+    assert [row["flow_path"] is None for row in rows] == [True, False]
+    sizes = {"video": {"backbone": "resnet18", "feature_size": [3, 32, 32]},
+             "flow": {"backbone": "resnet18", "feature_size": [10, 32, 32]}}  # fmt: skip
+    config = ClcrConfig(modalities=("video", "flow"), modality_configs=sizes, num_labels=101)
+    processor = ClcrProcessor.from_config(config, pictures={"count": 2, "size": 32, "frame_rate": 10.0})
+    batch = MultimodalCollator(processor)(rows)
+    assert batch["video_features"].shape == (2, 2, 3, 32, 32)
+    assert batch["flow_features"].shape == (2, 3, 10, 32, 32)
+    assert batch["flow_attention_mask"].tolist() == [[0, 0, 0], [1, 1, 1]]
+    out = ClcrForSequenceClassification(config).eval()(**batch)
+    assert out.logits.shape == (2, 101)
+    assert out.loss.isfinite()
+    processor.feature_sizes["flow"] = 64
+    with pytest.raises(ValueError, match="the rows have `flow_path`, folders of pictures, but the model takes flow"):
+        MultimodalCollator(processor)(rows)
+
+
 def test_flow_frame_that_is_missing_is_named(tmp_path):
     write_flow(tmp_path, "u and v", "v_YoYo_g01_c01", 4, 2)
     with pytest.raises(DataError, match="frame 3 has one of the two parts only, of 4 horizontal and 2 vertical"):
@@ -171,8 +229,9 @@ def test_sorted_classes_are_refused(tmp_path):
 
 
 def test_counts(tmp_path):
-    with pytest.raises(DataError, match=r"train \+ validation has 80 rows instead of 9537, test has 4 rows instead"):
+    with pytest.raises(DataError, match=r"train \+ validation has 80 rows instead of 9537"):
         read(write(tmp_path), strict_counts=True)
+    assert make_builder(Path(ucf101.__file__), tmp_path).row_counts() == {"test": 3783}
 
 
 @pytest.mark.parametrize("group", ["text", "features", "media"])
