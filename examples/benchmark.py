@@ -5,6 +5,7 @@
     python examples/benchmark.py mvcl_daf --threads 1 --clock cpu        # on a machine that others use
     python examples/benchmark.py clcr --shapes mosi --growth --parts intra summaries inter identifiability
     python examples/benchmark.py cat_mod --shapes clip_grid --set share_cross_kv=true prune_scope=ca+ffn
+    python examples/benchmark.py xmei_qwen --shapes mini --language_model 135m --threads 1 --clock cpu
 
 The model is built with random weights at the widths of the shape; its batches are synthetic rows through its own
 processor. A training step, the text encoder's share of it alone (every text view that the step encodes, forward and
@@ -37,6 +38,8 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the architecture's config"
     )
     parser.add_argument("--auto_class", default="AutoModelForSequenceClassification", help="which head")
+    parser.add_argument("--language_model", default="tiny", help="of a model that writes: tiny, 135m, a name or a path")
+    parser.add_argument("--new_tokens", type=int, default=32, help="of a model that writes: generated after the first")
     parser.add_argument("--lengths", choices=sorted(LENGTHS), help="also time batches with these real text lengths")
     parser.add_argument("--threads", type=int, help="threads of torch on CPU")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])

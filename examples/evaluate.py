@@ -4,7 +4,8 @@
     python examples/evaluate.py runs/mvcl_daf_mintrec --split test --data_dir /data/MIntRec
 
 The argument is a checkpoint, a run folder with one `seed_<n>` folder per seed, or a Hub id. Scores and predictions are
-written beside each checkpoint; the table shows mean ± std over seeds.
+written beside each checkpoint; the table shows mean ± std over seeds. Of a model that writes answers, labels are read from
+its texts; a second table scores the wording of each reason.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--config_name", help="configuration of the dataset")
     parser.add_argument("--drop", action="store_true", help="also score with each modality dropped, and with only one")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--bertscore", help="model for BERTScore, of models that write: a name or a folder")
+    parser.add_argument("--max_new_tokens", type=int, help="length of answers, of models that write")
     parser.add_argument("--output_dir", help="where to write scores and predictions; beside the checkpoint by default")
     arguments = parser.parse_args()
     print(score_checkpoints(**vars(arguments)))

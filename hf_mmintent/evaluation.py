@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 from datasets import ClassLabel, Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoProcessor, EvalPrediction, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, EvalPrediction, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import find_adapter_config_file
 
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
 from hf_mmintent.data.reading import direct
 from hf_mmintent.metrics import Predictions, build_compute_metrics
+from hf_mmintent.registration import task_auto_class
 
 
 @dataclass
@@ -30,18 +33,33 @@ class Evaluation:
     scores: dict[str, float]
     predictions: Predictions
 
+    def save(self, path: str | Path) -> None:
+        """One JSON line per prediction."""
+        self.predictions.save(path)
+
 
 def open_checkpoint(path: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model in eval mode and processor of a checkpoint: folder or Hub id."""
-    model = AutoModelForSequenceClassification.from_pretrained(str(path))
+    """
+    Model in eval mode and processor of a checkpoint: folder or Hub id; an adapter comes with its base.
+
+    The architecture says what opens it: a classifier or regressor, or a model that writes.
+    """
+    config = AutoConfig.from_pretrained(adapter_base(path) or str(path))
+    model = task_auto_class(config).from_pretrained(str(path))
     return model.eval(), AutoProcessor.from_pretrained(str(path))
+
+
+def adapter_base(path: str | Path) -> str | None:
+    """What an adapter belongs to; `None` for a checkpoint of a whole model."""
+    found = find_adapter_config_file(str(path))
+    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def with_features(rows: Dataset, model: PreTrainedModel) -> Dataset:
     """The rows with the features that the model's own encoder makes of their media, if it has one."""
     if model.config.encoder_config is None or not has_raw_media(rows):
         return rows
-    return add_media_features(rows, model.base_model.media_encoder)
+    return add_media_features(rows, model.backbone_owner().media_encoder)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 import transformers
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
 
@@ -94,6 +94,20 @@ def task_model_class(model_type: str) -> type[PreTrainedModel]:
     bases = {base.config_class.model_type: base for base, _ in ARCHITECTURES}
     heads = [head for head in TASK_HEADS if model_type in bases and head in bases[model_type]._auto_map]
     return model_class(model_type, heads[0] if heads else TASK_HEADS[0])
+
+
+def task_auto_class(config: PreTrainedConfig) -> type:
+    """
+    The Auto class that opens a checkpoint for its task, also one whose architecture brings its own code.
+
+    Raises:
+        ValueError: none of `TASK_HEADS` knows the architecture.
+    """
+    for head in TASK_HEADS:
+        auto_class = getattr(transformers, head)
+        if type(config) in auto_class._model_mapping:
+            return auto_class
+    raise ValueError(f"{config.model_type!r} answers no task: it is known to none of {list(TASK_HEADS)}.")
 
 
 def model_class(model_type: str, auto_class: str = "AutoModelForSequenceClassification") -> type[PreTrainedModel]:

@@ -11,15 +11,29 @@ import numpy as np
 
 from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_checkpoint
+from hf_mmintent.explanations import AnswerEvaluation, evaluate_answers
 from hf_mmintent.hub.run_summary import describe_hardware
-from hf_mmintent.metrics import RunResult, label_order_hash
+from hf_mmintent.metrics import BertScorer, RunResult, explanation_settings, label_order_hash
 from hf_mmintent.training.runs import SUMMARY_FILE
 
 HEADLINE = {
     "regression": ("mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"),
     "single_label_classification": ("accuracy", "f1_weighted", "f1_macro", "recall_macro"),
     "multi_label_classification": ("accuracy", "f1_macro"),
+    "explanation": (
+        "emotion_accuracy",
+        "emotion_f1_weighted",
+        "emotion_recall_macro",
+        "intent_accuracy",
+        "intent_f1_weighted",
+        "intent_recall_macro",
+        "joint_accuracy",
+        "scored_joint_accuracy",
+        "parse_rate",
+    ),
 }
+# Columns of the second table of a model that writes: one row per field, without and with the sentence that names the labels.
+WORDING = ("bleu4", "rouge_l", "meteor_nltk", "cider_d", "bertscore_f1", "length_ratio")
 
 
 def find_checkpoints(path: str | Path) -> list[Path]:
@@ -50,6 +64,8 @@ def score_checkpoints(
     drop: bool = False,
     batch_size: int = 32,
     output_dir: str | None = None,
+    bertscore: str | None = None,
+    max_new_tokens: int | None = None,
 ) -> str:
     """
     Score every checkpoint of a run on a split and write the results.
@@ -60,14 +76,17 @@ def score_checkpoints(
         dataset, data_dir, config_name: where the rows are; of the training run when not given.
         drop: also score with modalities dropped.
         batch_size: rows per forward pass.
+        bertscore: name or folder of a model for BERTScore of explanations; NaN without one.
+        max_new_tokens: length of explanations; the model's own limit by default.
         output_dir: for `<condition>.json` and `<condition>.predictions.jsonl`; `scores/` beside the checkpoint by default.
 
     Returns:
-        A Markdown table: one row per condition, mean ± std over seeds.
+        A Markdown table: one row per condition, mean ± std over seeds. A model that writes has a second one for its wording.
     """
     paths = find_checkpoints(checkpoint)
     table: dict[str, list[dict[str, float]]] = {}
     count, problem = 0, ""
+    scorer = None if bertscore is None else BertScorer(bertscore)
     for path in paths:
         facts = run_facts(path)
         settings = facts.get("settings", {}).get("data", {})
@@ -83,18 +102,28 @@ def score_checkpoints(
         }
         rows = load(name, **options)[split]
         model, processor = open_checkpoint(path if path.exists() else str(checkpoint))
-        problem, count = model.config.problem_type, len(rows)
+        writes = model.can_generate()
+        problem, count = "explanation" if writes else model.config.problem_type, len(rows)
         always = tuple(settings.get("drop_modalities", ()))
         conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
         folder = _scores_folder(path, output_dir, several=len(paths) > 1)
         for dropped in conditions:
-            found = evaluate(model, processor, rows, (*always, *dropped), batch_size, facts.get("seed", 0))
+            hidden = (*always, *dropped)
+            found: Evaluation | AnswerEvaluation
+            if writes:
+                found = evaluate_answers(model, processor, rows, hidden, batch_size, max_new_tokens, scorer)
+            else:
+                found = evaluate(model, processor, rows, hidden, batch_size, facts.get("seed", 0))
             label = "all" if not dropped else "without " + " and ".join(dropped)
             table.setdefault(label, []).append(found.scores)
             _write(
                 folder / f"{split}_{label.replace(' ', '_')}", found, model, name, options["name"], split, facts, path
             )
-    return _table(table, HEADLINE[problem], len(paths), count, split)
+    lines = _table(table, HEADLINE[problem], len(paths), count, split)
+    if problem == "explanation":
+        settings = ", ".join(f"{name}: {value}" for name, value in explanation_settings(scorer).items())
+        lines += "\n\n" + wording_table(table["all"]) + f"\n\n{settings}"
+    return lines
 
 
 def _scores_folder(path: Path, output_dir: str | None, several: bool) -> Path:
@@ -106,7 +135,7 @@ def _scores_folder(path: Path, output_dir: str | None, several: bool) -> Path:
 
 def _write(
     stem: Path,
-    found: Evaluation,
+    found: Evaluation | AnswerEvaluation,
     model: Any,
     dataset: str,
     config_name: str | None,
@@ -115,14 +144,14 @@ def _write(
     path: Path,
 ) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
-    regression = model.config.problem_type == "regression"
-    names = None if regression else [model.config.id2label[i] for i in range(model.config.num_labels)]
+    unnamed = model.can_generate() or model.config.problem_type == "regression"
+    names = None if unnamed else [model.config.id2label[i] for i in range(model.config.num_labels)]
     RunResult(
         system=type(model).__name__,
         dataset=dataset,
         configuration=config_name or "default",
         split=split,
-        n=len(found.predictions),
+        n=int(found.scores["n"]) if model.can_generate() else len(found.predictions),
         scores={name: value for name, value in found.scores.items() if name != "n"},
         seed=facts.get("seed", 0),
         num_classes=None if names is None else len(names),
@@ -133,7 +162,7 @@ def _write(
         device=describe_hardware(),
         wall_clock_seconds=facts.get("seconds"),
     ).to_json(stem.with_suffix(".json"))
-    found.predictions.save(stem.with_suffix(".predictions.jsonl"))
+    found.save(stem.with_suffix(".answers.jsonl" if model.can_generate() else ".predictions.jsonl"))
 
 
 def _table(table: dict[str, list[dict[str, float]]], keys: Sequence[str], seeds: int, count: int, split: str) -> str:
@@ -146,4 +175,14 @@ def _table(table: dict[str, list[dict[str, float]]], keys: Sequence[str], seeds:
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.3f}{spread}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def wording_table(seeds: Sequence[dict[str, float]]) -> str:
+    """Mean over seeds of the scores of each field's wording, without and with the sentence that names the labels."""
+    fields = [name for name in ("emotion", "intent", "joint") if f"{name}_bleu4_raw" in seeds[0]]
+    lines = ["| reason | " + " | ".join(WORDING) + " |", "|" + "---|" * (len(WORDING) + 1)]
+    for field, kind in [(field, kind) for field in fields for kind in ("stripped", "raw")]:
+        values = [np.mean([scores[f"{field}_{key}_{kind}"] for scores in seeds]) for key in WORDING]
+        lines.append(f"| {field}, {kind} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     return "\n".join(lines)

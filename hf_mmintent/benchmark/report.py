@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from hf_mmintent.benchmark.connectors import connector_cost, format_connector, knows_its_flops
+from hf_mmintent.benchmark.generation import format_generation, generation_cost, writes
 from hf_mmintent.benchmark.measures import (
     autocast,
     batch_invariance,
@@ -45,6 +46,7 @@ class BenchmarkConfig:
         text: size of the text encoder; `text_backbone` is a pretrained one instead.
         overrides: fields of the architecture's config.
         auto_class: which head.
+        language_model, new_tokens: of a model that writes, see [`generation_cost`].
         lengths: key of `LENGTHS`: also time batches with real text lengths, padded to their own longest.
         threads: of torch on CPU; `None` leaves them.
         dtype: "fp32", or "bf16" for mixed precision.
@@ -64,6 +66,8 @@ class BenchmarkConfig:
     text_backbone: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     auto_class: str = "AutoModelForSequenceClassification"
+    language_model: str = "tiny"
+    new_tokens: int = 32
     lengths: str | None = None
     threads: int | None = None
     dtype: str = "fp32"
@@ -91,7 +95,8 @@ class BenchmarkConfig:
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
-    Measure one model; one that knows its FLOPs by formula is measured as a connector, see [`connector_cost`].
+    Measure one model; one that knows its FLOPs by formula is measured as a connector, see [`connector_cost`], one that
+    writes beside its bare language model, see [`generation_cost`].
 
     Returns:
         Plain containers: parameters, FLOPs, timings in milliseconds, ratios, memory in bytes, batch invariance, and the
@@ -106,13 +111,16 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if config.batch_size is not None:
         shape = type(shape)(config.batch_size, shape.text, shape.features, shape.num_labels)
     kind = model_class(config.model_type, "AutoModel")
-    if knows_its_flops(kind):
+    if knows_its_flops(kind) or writes(kind):
         found = {
             "settings": {**vars(config), "batch_size": shape.batch_size},
             "environment": {**environment(device), "keeps_freed_memory": kept},
         }
         chosen = (config.overrides, device, config.repeats, config.clock, config.dtype, config.seed)
-        found |= connector_cost(kind, shape, *chosen)
+        if writes(kind):
+            found |= generation_cost(kind, shape, config.language_model, config.new_tokens, *chosen)
+        else:
+            found |= connector_cost(kind, shape, *chosen)
         found["environment"]["load_after"] = os.getloadavg()[0]
         return found
     subject = Subject.build(
@@ -317,6 +325,8 @@ def headline(report: dict[str, Any]) -> list[str]:
 
 def format_report(report: dict[str, Any]) -> str:
     """The report as lines of text."""
+    if "generation" in report:
+        return "\n".join([*headline(report), *format_generation(report)])
     if "connector" in report:
         return "\n".join([*headline(report), *format_connector(report)])
     numbers, counted, step = report["parameters"], report["flops"], report["training"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def adapt(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     frozen = frozen_in_full_modules(model)
     config = LoraConfig(**{**default_fields(model), **fields})
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft asks for a property under its former name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     for name, parameter in adapted.named_parameters():
         if _without_wrapper(name) in frozen:

@@ -139,5 +139,5 @@ def test_completions_are_beginnings_of_answers() -> None:
 def test_answers_that_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="none of the targets"):
         format_answer(dict.fromkeys(REASON_FIELDS, " "))
-    with pytest.raises(ValueError, match="no `intent`.*structured"):
+    with pytest.raises(ValueError, match=r"no `intent`.*structured"):
         format_answer({"emotion": "sad"}, "sentence")
