@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class RoutingRecord:
         return torch.stack(self.losses).mean() if self.losses else None
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """(B, n_CA, C) each; a similarity that was not computed is NaN."""
         unknown = torch.full_like(self.keep_scores[0], float("nan"))
         return {

@@ -43,10 +43,10 @@ class CatModOutput(ConnectorOutput):
         active_counts (`list[int]`, *optional*): n_l, computed width of every cross-attention; what `flops` takes.
     """
 
-    diagnostics: dict[str, torch.FloatTensor] | None = None
-    keep_scores: torch.FloatTensor | None = None
-    similarities: torch.FloatTensor | None = None
-    active: torch.BoolTensor | None = None
+    diagnostics: dict[str, Tensor] | None = None
+    keep_scores: Tensor | None = None
+    similarities: Tensor | None = None
+    active: Tensor | None = None
     active_counts: list[int] | None = None
 
 
@@ -87,8 +87,8 @@ class CatModModel(CatModPreTrainedModel):
         super().__init__(config)
         size, (guides, explorers) = config.hidden_size, config.query_counts
         self.embeddings = CaptionEmbeddings(config, config.guide_embedding_size or size, False) if guides else None
-        projected = guides and config.guide_embedding_size is not None
-        self.guide_projection = nn.Linear(config.guide_embedding_size, size) if projected else None
+        width = config.guide_embedding_size
+        self.guide_projection = nn.Linear(width, size) if guides and width is not None else None
         self.fillers = LearnedTokens(guides, size) if guides else None
         self.queries = LearnedTokens(explorers, size)
         self.query_types = LearnedTokens(2, size)  # e_guide and e_explorer
@@ -147,12 +147,12 @@ class CatModModel(CatModPreTrainedModel):
         """Queries before their normalisation, (B, N, d)."""
         config = self.config
         if config.guide_source == "template":
-            ids = torch.tensor(config.guide_template_ids, dtype=torch.long, device=self.queries.weight.device)
-            input_ids, attention_mask = (ids.expand(rows, -1) if len(ids) else None), None
+            fixed = torch.tensor(config.guide_template_ids, dtype=torch.long, device=self.queries.weight.device)
+            input_ids, attention_mask = (fixed.expand(rows, -1) if len(fixed) else None), None
         ids, valid = self._caption("input_ids", input_ids, attention_mask, rows)
         guide_type, explorer_type = self.query_types.weight
         explorers = (self.queries.weight + explorer_type).expand(rows, -1, -1)  # Q_j + e_explorer
-        if self.embeddings is None or self.fillers is None:
+        if self.embeddings is None or self.fillers is None or self.embeddings.word_embeddings is None:
             return explorers
         words = self.fillers.weight.expand(rows, -1, -1)
         if ids is not None:
@@ -194,8 +194,8 @@ class CatModModel(CatModPreTrainedModel):
         """
         config = self.config
         recorder = QueryRecorder(
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-            config.output_attentions if output_attentions is None else output_attentions,
+            bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states),
+            bool(config.output_attentions if output_attentions is None else output_attentions),
         )
         rows = self._rows({"input_ids": input_ids, "encoder_hidden_states": encoder_hidden_states})
         features = self._features(encoder_hidden_states, encoder_attention_mask, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from .configuration_connector import ConnectorConfig
 from .layers import clear_padding, key_mask
 from .modality_inputs import as_bool_mask
 from .modeling_base import MMIntentPreTrainedModel
-from .query_former_layers import Features, LearnedTokens
+from .query_former_layers import Features, LearnedTokens, QueryFormerEncoder
 
 # BERT's name of a part of a layer -> the query former's.
 _FROM_BERT = {
@@ -51,14 +51,14 @@ class ConnectorOutput(ModelOutput):
             Per layer with cross-attention `(batch_size, num_heads, num_queries, num_features)`.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    query_attention_mask: torch.LongTensor | None = None
-    embeddings: torch.FloatTensor | None = None
-    loss: torch.FloatTensor | None = None
-    loss_terms: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: Tensor | None = None
+    query_attention_mask: Tensor | None = None
+    embeddings: Tensor | None = None
+    loss: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 class CaptionEmbeddings(nn.Module):
@@ -91,6 +91,9 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
     """Base of the connectors. A subclass has `embeddings`, `layernorm` and `encoder`."""
 
     config: ConnectorConfig
+    embeddings: CaptionEmbeddings | None
+    layernorm: nn.LayerNorm
+    encoder: QueryFormerEncoder
     base_model_prefix = "connector"
     main_input_name = "encoder_hidden_states"
     _no_split_modules = ["QueryFormerLayer"]
@@ -101,13 +104,13 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
         if isinstance(module, LearnedTokens):
             init.normal_(module.weight, std=self.config.initializer_range)
 
-    def get_input_embeddings(self) -> nn.Module | None:
+    def get_input_embeddings(self) -> nn.Module | None:  # type: ignore[override]
         return None if self.embeddings is None else self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        if self.get_input_embeddings() is None:
+        if self.embeddings is None or self.embeddings.word_embeddings is None:
             raise ValueError(f"this {type(self).__name__} looks up no caption ids: it has no word embeddings to set.")
-        self.embeddings.word_embeddings = value
+        self.embeddings.word_embeddings = value  # type: ignore[assignment]
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -116,7 +119,7 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
-    def _rows(self, given: dict[str, Tensor | None]) -> int:
+    def _rows(self, given: Mapping[str, Tensor | None]) -> int:
         """The batch size of everything that is given."""
         sizes = {name: len(value) for name, value in given.items() if value is not None}
         if not sizes:
@@ -202,7 +205,8 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
         width = cls._width_fields({"encoder": audio if video is None else video})
         if width:
             fields.setdefault("encoder_hidden_size", width["encoder_feature_size"])
-        model = cls(cls.config_class(**fields))
+        kind: Any = cls.config_class
+        model = cls(kind(**fields))
         if bert is not None:
             model.init_from_bert(bert)
         return model
@@ -304,10 +308,11 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
             raise ValueError(f"`active_counts` has {len(counts)} entries, there are {len(layers)} cross-attentions.")
         d, features, queries = config.hidden_size, num_features, sum(config.query_counts)
         width = config.encoder_hidden_size
-        if self.encoder.layer[0].crossattention.fold:
+        stack: Any = list(self.encoder.layer)
+        if stack[0].crossattention.fold:
             per_query, projections = 4 * d * d + 4 * width * (d + config.num_attention_heads * features), 0
         else:
-            per_query, projections = 4 * d * d + 4 * features * d, sum(n > 0 for n in counts)
+            per_query, projections = 4 * d * d + 4 * features * d, len([n for n in counts if n > 0])
         if self.encoder.shared_cross_kv is not None:
             projections = 1
         query = sum(counts) * per_query
@@ -316,7 +321,7 @@ class ConnectorPreTrainedModel(MMIntentPreTrainedModel):
         if total is None:
             fed = sum(
                 counts[layers.index(index)] if layer.prune_feed_forward and index in layers else queries
-                for index, layer in enumerate(self.encoder.layer)
+                for index, layer in enumerate(stack)
             )
             depth = config.num_hidden_layers
             total = cross + depth * (8 * queries * d * d + 4 * queries * queries * d)

@@ -43,8 +43,8 @@ class LQFormerModel(LQFormerPreTrainedModel):
         from_ids = config.caption_source == "embeddings"
         tables = (size if from_ids else None, from_ids, config.freeze_caption_embeddings)
         self.embeddings = CaptionEmbeddings(config, *tables) if slots else None
-        projected = slots and not from_ids
-        self.caption_projection = nn.Linear(config.caption_embed_size, size) if projected else None
+        width = config.caption_embed_size
+        self.caption_projection = nn.Linear(width, size) if slots and width is not None else None
         self.fillers = LearnedTokens(slots, size) if slots and config.caption_fill == "filler" else None
         self.queries = LearnedTokens(config.num_learned_queries, size)
         self.layernorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -72,7 +72,7 @@ class LQFormerModel(LQFormerPreTrainedModel):
         slots = positions.expand(rows, -1, -1)
         if values is not None and self.caption_projection is not None:
             slots = slots + self.caption_projection(values.to(positions.dtype))
-        elif values is not None:
+        elif values is not None and tables.word_embeddings is not None and tables.token_type_embeddings is not None:
             slots = tables.word_embeddings(values) + tables.token_type_embeddings.weight[0] + positions
         if self.fillers is not None:  # g_j = filler_j + E_pos(j) where the caption has no token
             slots = torch.where(valid[..., None], slots, self.fillers.weight + positions)
@@ -110,10 +110,10 @@ class LQFormerModel(LQFormerPreTrainedModel):
         """
         config = self.config
         recorder = QueryRecorder(
-            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-            config.output_attentions if output_attentions is None else output_attentions,
+            bool(config.output_hidden_states if output_hidden_states is None else output_hidden_states),
+            bool(config.output_attentions if output_attentions is None else output_attentions),
         )
-        given = {
+        given: dict[str, Tensor | None] = {
             "input_ids": input_ids,
             "caption_embeds": caption_embeds,
             "encoder_hidden_states": encoder_hidden_states,
@@ -142,5 +142,5 @@ class LQFormerModel(LQFormerPreTrainedModel):
         if self.output_projection is not None:
             found += 2 * sum(config.query_counts) * config.hidden_size**2
         if self.caption_projection is not None:
-            found += 2 * config.num_caption_tokens * config.caption_embed_size * config.hidden_size
+            found += 2 * config.num_caption_tokens * self.caption_projection.in_features * config.hidden_size
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def flops_by_scope(models: Mapping[str, Any], steps: int, seed: int) -> dict[str
         batch = connector_batch(model.eval(), steps, 1, seed, torch.device("cpu"))
         with torch.no_grad():
             widths[name] = model(**batch).get("active_counts")
-            counted[name] = count_flops(model, lambda model=model, batch=batch: model(**batch))
+            counted[name] = count_flops(model, partial(model, **batch))
         for scope in SCOPES:
             found[scope][name] = model.flops(steps, scope, active_counts=widths[name])
         if found["full"][name] != counted[name]:
@@ -158,7 +159,7 @@ def connector_times(
         works = {}
         for name, model in models.items():
             model.train(work is train)
-            works[name] = [lambda work=work, model=model, batch=batches[name]: work(model, batch)]
+            works[name] = [partial(work, model, batches[name])]
         times[phase] = interleaved(works, repeats, make_clock(clock, device), before=forget)
     forget()
     return times

@@ -78,7 +78,7 @@ class RouterWarmup(TrainerCallback):
         if model is None:
             return
         # The trainer also takes models of other packages, whose configs know nothing of stages.
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         stages = getattr(config, "training_stages", ())
         if stages and config.training_stage != stages[0].name:
             return
