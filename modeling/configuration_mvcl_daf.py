@@ -92,9 +92,10 @@ class MvclDafConfig(MultimodalConfig):
     daf_output_dropout: float | int = 0.0  # [public]
     daf_share_weights: bool = False  # "two DAF modules" [paper]
     classifier_dropout: float | int = 0.0  # [public]
-    # What the head reads: the first position, as BERT's pooler [paper], or the mean over the words and special tokens,
-    # for text backbones that were trained with mean pooling (sentence encoders) [choice].
-    pooling: Literal["first", "mean"] = "first"
+    # What the head reads: the first position, as BERT's pooler [paper]; the mean over the words and special tokens, for text
+    # backbones that were trained with mean pooling (sentence encoders) [choice]; or the mean over the label slots, which the
+    # contrastive and prototype losses shape, so that they act on what is classified [choice].
+    pooling: Literal["first", "mean", "slots"] = "first"
 
     # losses
     cls_loss_weight: float | int = 1.0  # Eq. (11) [paper]

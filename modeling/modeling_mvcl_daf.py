@@ -69,6 +69,11 @@ class MvclDafOutput(MultimodalOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+def slot_positions(slots: Tensor, mask: Tensor) -> Tensor:
+    """The label slots (B, L); all tokens of a row that has none."""
+    return torch.where(slots.any(1, keepdim=True), slots, mask)
+
+
 class MvclDafPreTrainedModel(MMIntentPreTrainedModel):
     """Base of the MVCL-DAF family."""
 
@@ -307,8 +312,8 @@ class MvclDafModel(MvclDafPreTrainedModel):
         first_only = self.training and self.coarse_encoder is not None and self.config.pooling == "first"
         fused, weights = self.fusion(text_states, mask, wide, first_only)  # M_cf
         pooled, pooled_weights = fused[:, 0], weights[:, 0]  # "decoder with BERT pooling", section 2.1
-        if self.config.pooling == "mean":
-            read = mask & ~slots
+        if self.config.pooling != "first":
+            read = mask & ~slots if self.config.pooling == "mean" else slot_positions(slots, mask)
             pooled, pooled_weights = masked_mean(fused, read), masked_mean(weights, read)
         embeddings = torch.tanh(self.pooler(pooled))
 
@@ -338,7 +343,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
         has_text: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Mean over the label slots of every stream: h_tm, h_v, h_a, h_f, h_tl, and which samples have them."""
-        read = torch.where(slots.any(1, keepdim=True), slots, mask)  # a row without slots falls back to all its tokens
+        read = slot_positions(slots, mask)
         views, presence = {"text": masked_mean(text, read)}, {"text": has_text}
         for name, (states, there) in projected.items():
             views[name], presence[name] = masked_mean(states, read), there

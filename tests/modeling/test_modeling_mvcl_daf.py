@@ -366,6 +366,25 @@ def test_views_are_means_over_the_label_slots() -> None:
         torch.testing.assert_close(view[:3], out.view_embeddings[name][:3])
 
 
+@pytest.mark.parametrize("pooling", ["first", "mean", "slots"])
+def test_the_head_reads_the_positions_of_its_pooling(pooling: str) -> None:
+    """The first position, all but the label slots, or these alone; a sample without slots is read at all its tokens."""
+    model, batch = TESTER.model(pooling=pooling).model, TESTER.inputs()
+    slots = batch["input_ids"] == MASK
+    slots[3] = False
+    found: dict[str, Tensor] = {}
+    model.fusion.register_forward_hook(lambda module, args, out: found.update(fused=out[0], weights=out[1]))
+    with torch.no_grad():
+        out = model(**{**batch, "label_slot_mask": slots})
+    for row in range(4):
+        tokens = batch["attention_mask"][row].bool()
+        read = {"first": torch.arange(len(tokens)) == 0, "mean": tokens & ~slots[row]}
+        read["slots"] = slots[row] if row < 3 else tokens
+        state = found["fused"][row, read[pooling]].mean(0)
+        torch.testing.assert_close(out.embeddings[row], torch.tanh(model.pooler(state)))
+        torch.testing.assert_close(out.modality_weights[row], found["weights"][row, read[pooling]].mean(0))
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_fine_fusion_does_not_see_the_coarse_sequence(share: bool) -> None:
     model, seen = TESTER.model(daf_share_weights=share).model, []
@@ -445,6 +464,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"daf_depth_gate": "fixed"},
     {"daf_max_depth": 1},
     {"prototype_scope": "per_view"},
+    {"pooling": "mean"},
+    {"pooling": "slots"},
     {"prototype_views": ("text", "video", "audio", "fused", "labelled")},
     {"visual_norm": "pre", "visual_position_embedding": "sinusoidal", "visual_activation": "gelu"},
     {"coarse_layers": 2, "coarse_intermediate_size": None, "visual_intermediate_size": None},
