@@ -5,7 +5,9 @@ import difflib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -179,6 +181,20 @@ def check_values(tables: Mapping[str, Iterable[Row]], low: float, high: float) -
                 raise DataError(f"row {row['id']!r} of {split} has the label {row['label']}, outside [{low}, {high}].")
 
 
+_collected: ContextVar[list[tuple[str, bool]] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collect_counts() -> Iterator[list[tuple[str, bool]]]:
+    """Collect what [`check_counts`] finds, with whether it would have raised, for a report of all of it."""
+    collected: list[tuple[str, bool]] = []
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)
+
+
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int], strict: bool, name: str) -> None:
     """
     Compare the rows per split with the published sizes.
@@ -193,6 +209,9 @@ def check_counts(found: Mapping[str, int], expected: Mapping[str, int], strict: 
     if not wrong:
         return
     text = ", ".join(f"{split} has {rows} rows instead of {size}" for split, (rows, size) in wrong.items())
+    if (collected := _collected.get()) is not None:
+        collected.append((text, strict))
+        return
     if strict:
         raise DataError(f"{name}: {text}. Check that the files are the official ones, or pass strict_counts=False.")
     logger.warning(f"{name}: {text}.")

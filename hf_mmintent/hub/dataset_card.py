@@ -86,7 +86,7 @@ def build_dataset_card(
     first = configs[0]
     sections = [
         f"# {name}",
-        inspect.cleandoc(first.document).split("\n\n")[0],
+        inspect.cleandoc(first.info.description or first.document).split("\n\n")[0],
         _usage(configs, repo_id),
         *(_config_section(config, len(configs) > 1) for config in configs),
         _provenance(name, first),

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.dataset_facts import gather_facts, modality_columns
 from hf_mmintent.data.histograms import save_histograms
+from hf_mmintent.data.loading import load
 from hf_mmintent.data.published_counts import PublishedCounts, published_counts
 from hf_mmintent.data.validation import check_published, check_rows, label_table, length_table, validate
+from tests.data_scripts import test_mintrec2
 from tests.data_scripts.official_files import MINTREC, write_mintrec, write_mintrec_features
 from tests.modeling.media_files import write_media
 
@@ -207,16 +210,13 @@ def test_columns_of_modalities():
 def test_published_counts():
     facts = gather_facts(make(GOOD))
     published = PublishedCounts({"yes": {"train": 2, "test": 9}, "maybe": {"train": 1}}, {"audio": 4, "video": 7})
-    findings = check_published(facts, {"train": 4, "test": 3}, {"train": 5, "validation": 1}, published)
+    findings = check_published(facts, published)
     assert [str(finding) for finding in findings] == [
-        "error: rows: test has 2 rows, published are 3.",
-        "warning: rows: train has 4 rows, published are 5.",
-        "warning: rows: validation has 0 rows, published are 1.",
         "error: rows per label: test has 1 rows of 'yes', published are 9.",
         "error: rows per label: train has 0 rows of 'maybe', published are 1.",
         "warning: width of audio: steps have 3 values, published features have 4: another extraction.",
     ]
-    assert not any(f.is_error for f in check_published(facts, {"test": 3}, {}, published, is_subset=True))
+    assert not any(f.is_error for f in check_published(facts, published, is_subset=True))
 
 
 @pytest.mark.parametrize(("name", "config", "sums"), [
@@ -244,10 +244,27 @@ def mintrec(tmp_path: Path) -> Path:
 def test_part_of_a_dataset(mintrec):
     report = validate("mintrec", mintrec)
     assert {finding.kind for finding in report.errors} == {"rows", "rows per label"}
-    assert "error: rows: train has 3 rows, published are 1334." in str(report)
+    counts = (
+        "rows: train has 3 rows instead of 1334, validation has 2 rows instead of 445, test has 1 rows instead of 445"
+    )
+    assert f"error: {counts}, as published." in str(report)
     part = validate("mintrec", mintrec, is_subset=True)
-    assert part.errors == [] and "warning: rows: train has 3 rows, published are 1334." in str(part)
+    assert part.errors == [] and f"warning: {counts}, as published." in str(part)
     assert "warning: width of audio: steps have 6 values, published features have 768" in str(part)
+
+
+def test_checking_does_not_make_wrong_counts_right(mintrec):
+    """Rows that were read for the report must not be what a strict reader finds in the cache."""
+    validate("mintrec", mintrec)
+    with pytest.raises(DataError, match="train has 3 rows instead of 1334"):
+        load("mintrec", data_dir=mintrec)
+    assert "instead of 1334" in str(validate("mintrec", mintrec))  # also when the rows come from the cache
+
+
+def test_counts_that_were_never_verified_are_warnings(tmp_path):
+    test_mintrec2.write(tmp_path)
+    report = validate("mintrec2", tmp_path, "total31")
+    assert [finding.is_error for finding in report.findings if finding.kind == "rows"] == [False]
 
 
 def unknown_label(folder: Path) -> None:
@@ -318,7 +335,7 @@ def run_script(root: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) 
 
 def test_script_exits_with_errors_only(mintrec, tmp_path, root, monkeypatch, capsys):
     assert run_script(root, monkeypatch, "mintrec", "--data_dir", mintrec) == 1
-    assert "error: rows: train has 3 rows, published are 1334." in capsys.readouterr().out
+    assert "error: rows: train has 3 rows instead of 1334" in capsys.readouterr().out
     figure = tmp_path / "figure.png"
     assert run_script(root, monkeypatch, "mintrec", "--data_dir", mintrec, "--subset", "--figure", figure) == 0
     assert "0 errors" in capsys.readouterr().out and figure.stat().st_size > 1000
