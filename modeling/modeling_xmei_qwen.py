@@ -14,8 +14,7 @@ The encoders are frozen. Word vectors of the media take the places of placeholde
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +25,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Cache,
-    GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,8 +32,9 @@ from transformers import (
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
+from .answer_losses import IGNORED, answer_loss, label_losses
 from .configuration_media_encoder import MediaEncoderConfig
-from .configuration_xmei_qwen import ALIGNED_PARTS, XmeiQwenConfig
+from .configuration_xmei_qwen import XmeiQwenConfig
 from .label_scoring import completion_scores
 from .layers import masked_mean
 from .media_tokens import AudioTokens, EmbeddingLinear, StateHead, TokenProjector, VideoTokens
@@ -45,6 +44,7 @@ from .modeling_cat_mod import CatModModel
 from .modeling_lq_former import LQFormerModel
 from .modeling_media_encoder import MediaEncoderModel
 from .placeholder_tokens import add_placeholders
+from .pretrained_parts import greedy, pretrained_part, without_memory
 from .query_former_layers import LearnedTokens
 from .text_backbone import build_text_backbone, load_text_backbone
 from .trimodal_alignment import TrimodalAlignment
@@ -54,33 +54,10 @@ from .xmei_qwen_outputs import LabelScores, XmeiQwenOutput
 for _connector in (LQFormerModel, CatModModel):
     AutoModel.register(_connector.config_class, _connector, exist_ok=True)
 
-IGNORED = -100
 # Inputs that only the first step of a generation reads: what they say is in the cache afterwards.
 MEDIA_INPUTS = ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
 _PARTS = ("features", "attention_mask", "caption_ids", "caption_mask")
 PROMPT_INPUTS = (*(f"{name}_{part}" for name in ("video", "audio") for part in _PARTS), *MEDIA_INPUTS)
-
-_replaced_soon: ContextVar[bool] = ContextVar("pretrained parts are put in place afterwards", default=False)
-
-
-@contextlib.contextmanager
-def _no_memory() -> Iterator[None]:
-    """Parts that pretrained ones replace at once are built without memory or random numbers."""
-    token = _replaced_soon.set(True)
-    try:
-        yield
-    finally:
-        _replaced_soon.reset(token)
-
-
-def _pretrained_part() -> contextlib.AbstractContextManager[Any]:
-    return torch.device("meta") if _replaced_soon.get() else contextlib.nullcontext()
-
-
-def _greedy(of: GenerationConfig) -> GenerationConfig:
-    """Special tokens of a language model; its own sampling settings are for chatting, labels are to be certain."""
-    tokens = {name: getattr(of, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return GenerationConfig(**tokens, max_new_tokens=256, do_sample=False)
 
 
 class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
@@ -133,7 +110,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
     def __init__(self, config: XmeiQwenConfig) -> None:
         super().__init__(config)
         width = config.language_model_config.hidden_size
-        with _pretrained_part():
+        with pretrained_part():
             self.language_model = AutoModelForCausalLM.from_config(config.language_model_config)
             self.text_model = build_text_backbone(config.text_config) if config.uses_text_encoder else None
         self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
@@ -162,7 +139,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         self.emotion_head = StateHead(width, len(config.emotion_names)) if heads else None
         self.intent_head = StateHead(width, len(config.intent_names)) if heads else None
         self.post_init()
-        self.generation_config = _greedy(self.language_model.generation_config)
+        self.generation_config = greedy(self.language_model.generation_config)
         self.train(self.training)  # freezes
 
     # ---- parts --------------------------------------------------------------------------------------------------
@@ -257,7 +234,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
             decoder.generation_config.eos_token_id = decoder.config.eos_token_id = tokenizer.eos_token_id
         if decoder is not None:
             fields.setdefault("language_model_config", decoder.config)
-        with _no_memory() if decoder is not None else contextlib.nullcontext():
+        with without_memory() if decoder is not None else contextlib.nullcontext():
             model = cls(cls.config_class(**fields))
         model._put_in_place(text, decoder, encoder)
         return model.eval()
@@ -265,7 +242,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
     def _put_in_place(self, text: Any, decoder: Any, encoder: Any) -> None:
         if decoder is not None:
             self.language_model = decoder
-            self.generation_config = _greedy(decoder.generation_config)
+            self.generation_config = greedy(decoder.generation_config)
         if isinstance(encoder, MediaEncoderModel):
             self.media_encoder.load_state_dict(encoder.state_dict())
         if text is not None:
@@ -486,8 +463,9 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         heads = self._head_logits(state)
         terms: dict[str, Tensor] = {}
         if labels is not None:
-            terms["lm"] = self._lm_loss(out.logits, labels, label_token_mask, logits_to_keep if learns else None)
-        terms |= self._head_losses(heads, {"emotion": emotion_labels, "intent": intent_labels})
+            kept = logits_to_keep if learns else None
+            terms["lm"] = answer_loss(out.logits, labels, label_token_mask, self.config.label_token_weight, kept)
+        terms |= label_losses(heads, {"emotion": emotion_labels, "intent": intent_labels})
         if labels is not None and self.alignment is not None and subtitle_ids is not None:
             terms |= self._alignment_losses(tokens, subtitle_ids, subtitle_mask)
         weights = {"lm": self.config.lm_loss_weight, **self._term_weights()}
@@ -562,35 +540,10 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         tca = {f"tca_{pair}": config.tca_loss_weight / 3 for pair in ("text_audio", "text_video", "audio_video")}
         return {"emotion": config.emotion_loss_weight * heads, "intent": config.intent_loss_weight * heads, **tca}
 
-    def _lm_loss(self, logits: Tensor, labels: Tensor, is_label: Tensor | None, kept: Tensor | None) -> Tensor:
-        """Weighted mean over all answer tokens of the batch of −log p(token | what precedes it)."""
-        targets = labels[:, 1:]
-        weights = (targets != IGNORED).float()
-        if is_label is not None and self.config.label_token_weight != 1:
-            weights = weights * torch.where(is_label[:, 1:].bool(), self.config.label_token_weight, 1.0)
-        if kept is None:
-            logits = logits[:, :-1]
-        else:
-            targets, weights = targets[:, kept], weights[:, kept]
-        losses = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return (losses * weights.flatten()).sum() / weights.sum().clamp(min=1e-6)
-
     def _head_logits(self, state: Tensor | None) -> dict[str, Tensor]:
         if state is None or self.emotion_head is None:
             return {}
         return {"emotion": self.emotion_head(state), "intent": self.intent_head(state)}
-
-    @staticmethod
-    def _head_losses(heads: Mapping[str, Tensor], labels: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        terms = {}
-        for name, logits in heads.items():
-            target = labels[name]
-            if target is not None:
-                total = nn.functional.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="sum")
-                terms[name] = total / (target != IGNORED).sum().clamp(min=1)
-        return terms
 
     def _alignment_losses(
         self, tokens: Mapping[str, tuple[Tensor, Tensor]], subtitle_ids: Tensor, subtitle_mask: Tensor | None
@@ -650,6 +603,3 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         skip = [len(emotions[row]) for row in chosen.tolist()]
         intent_scores = completion_scores(*shared, longer, skip)
         return LabelScores(chosen, intent_scores.argmax(1), emotion_scores, intent_scores)
-
-
-__all__ = ["ALIGNED_PARTS", "XmeiQwenForConditionalGeneration", "XmeiQwenPreTrainedModel"]

@@ -327,8 +327,9 @@ class XmeiQwenProcessor(MultimodalProcessor):
 
     def _plain(self, text: str) -> str:
         """Text in which nothing reads as a special token: a subtitle must not end the turn or pose as a clip."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.content in text and token.content.strip():
+                text = text.replace(token.content, f"{token.content[0]} {token.content[1:]}")
         return text
 
     def _prompt_ids(self, row: int, subtitle: str, present: Mapping[str, bool]) -> list[int]:

@@ -197,13 +197,23 @@ def _refuse_to_lose_files(folder: Path, attachments: Mapping[str, object]) -> No
     foreign = [
         entry.name
         for entry in folder.iterdir()
-        if (entry.name not in attached_folders if entry.is_dir() else entry.suffix not in CHECKPOINT_SUFFIXES)
+        if (
+            entry.name not in attached_folders and not _is_tokenizer(entry)
+            if entry.is_dir()
+            else entry.suffix not in CHECKPOINT_SUFFIXES
+        )
     ]
     if foreign:
         raise FileExistsError(
             f"`folder` = {folder} also holds {sorted(foreign)[:5]}, which saving would delete: choose a folder that is "
             f"new, empty or an earlier checkpoint."
         )
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    """Whether a processor stored a further tokenizer here, and nothing else lies beside it."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.suffix in CHECKPOINT_SUFFIXES]
+    return (folder / "tokenizer_config.json").is_file() and len(files) == len(list(folder.iterdir()))
 
 
 def exchange_folders(first: Path, second: Path) -> None:

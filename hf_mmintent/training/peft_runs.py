@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
@@ -60,6 +61,7 @@ def adapt(
     if is_main_process:
         model.save_pretrained(base)
     if settings.get("quantization"):
+        PartialState().wait_for_everyone()  # the base is complete
         options = BitsAndBytesConfig(**{"llm_int8_skip_modules": unquantized(model), **settings["quantization"]})
         kind = type(model)
         del model

@@ -117,10 +117,10 @@ def test_subtitles_and_reasons_cannot_end_a_turn_or_pose_as_media(processor) -> 
 
 
 def test_long_texts_are_cut(tiny_tokenizer) -> None:
-    processor = tiny_processor(tiny_tokenizer, max_text_length=5, max_length=90)
+    processor = tiny_processor(tiny_tokenizer, max_text_length=5, max_length=60)
     long = processor(**one_row(0, text="abcdefghij" * 9))
     assert 'Subtitle: "abcde"' in text_of(processor, long["input_ids"][0])
-    with pytest.raises(ValueError, match="`max_length` is 90"):
+    with pytest.raises(ValueError, match="`max_length` is 60"):
         processor(**one_row(0), return_labelled_view=True)
     roomy = tiny_processor(tiny_tokenizer, max_length=140)
     cut = roomy(**one_row(0, joint_reason="x" * 300), return_labelled_view=True)
@@ -150,13 +150,13 @@ def test_wrong_inputs(processor) -> None:
         processor(text=["a", None])
     with pytest.raises(ValueError, match="different numbers of samples"):
         processor(text=["a", "b"], emotion=["sad"])
-    with pytest.raises(ValueError, match="width|shape"):
+    with pytest.raises(ValueError, match="has shape"):
         processor(text=["a"], audio_features=[np.zeros((3, AUDIO + 1))])
 
 
 def test_template_that_drops_placeholders_raises(processor) -> None:
     processor.tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(ValueError, match="has 0 placeholders .* has 6 tokens"):
+    with pytest.raises(ValueError, match=r"has 0 placeholders .* has 6 tokens"):
         processor(**one_row(0))
 
 
@@ -184,7 +184,8 @@ def test_save_and_load(tiny_tokenizer, tmp_path: Path, captions: bool) -> None:
         processor = tiny_processor(config=config)
     processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
-    assert type(loaded) is type(processor) and loaded.to_dict() == processor.to_dict()
+    stored = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
+    assert type(loaded) is type(processor) and loaded.to_dict() == stored
     assert (loaded.caption_tokenizer is not None) == captions
     first, second = (p(**rows(), return_labelled_view=True) for p in (processor, loaded))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -222,3 +223,19 @@ def test_collator(processor) -> None:
     assert "labels" not in prompts and "audio_features" not in prompts and "audio_caption_ids" not in prompts
     assert processor.tokenizer.convert_tokens_to_ids(PLACEHOLDERS["audio"]) not in prompts["input_ids"]
     assert prompts["video_features"].shape[2] == VIDEO
+
+
+def test_checkpoint_with_two_tokenizers_is_replaced_as_a_whole(processor, tmp_path: Path) -> None:
+    from hf_mmintent.hub import build_model_card, save_checkpoint
+    from hf_mmintent.hub.run_summary import RunSummary
+
+    from .xmei_cases import tiny_model
+
+    model = tiny_model()
+    card = build_model_card(RunSummary.from_model(model, "tiny"))
+    for _ in range(2):
+        save_checkpoint(model, processor, card, tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint" / "caption_tokenizer" / "tokenizer_config.json").is_file()
+    (tmp_path / "checkpoint" / "caption_tokenizer" / "notes.doc").write_text("mine")
+    with pytest.raises(FileExistsError, match="caption_tokenizer"):
+        save_checkpoint(model, processor, card, tmp_path / "checkpoint")
