@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -266,16 +267,20 @@ class ImageBackbone(nn.Module):
             K = T, or T · P with `video_pooling="tokens"` (all patches of a frame, then the next frame), or P + T with
             "spatiotemporal".
         """
-        frames = values[mask].to(self.encoder.dtype)  # (N, 3, H, W), only real ones
-        calls = frames.split(self.config.frames_per_chunk) if len(frames) else ()
+        places = mask.nonzero()  # (N, 2), of real frames only
+        # (n, 3, H, W), one call at a time: no second copy of all frames is made
+        calls = (values[part[:, 0], part[:, 1]].to(self.encoder.dtype) for part in self._split(places))
         pooling = self.config.video_pooling
         if pooling == "spatiotemporal":
             return self._spatiotemporal(calls, mask)
         tokens = [self._encode(call) for call in calls]  # (n, D), or (n, P, D) for all tokens
         if pooling == "tokens":
             return self._token_grid(tokens, mask)
-        features = frames.new_zeros((*mask.shape, self.width))
+        features = values.new_zeros((*mask.shape, self.width), dtype=self.encoder.dtype)
         return (features.index_put((mask,), torch.cat(tokens)) if tokens else features), mask
+
+    def _split(self, places: Tensor) -> Sequence[Tensor]:
+        return places.split(self.config.frames_per_chunk) if len(places) else ()
 
     def _token_grid(self, tokens: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         count = tokens[0].shape[1] if tokens else 1
@@ -283,7 +288,7 @@ class ImageBackbone(nn.Module):
         grid = grid.index_put((mask,), torch.cat(tokens)) if tokens else grid
         return grid.flatten(1, 2), mask.repeat_interleave(count, 1)
 
-    def _spatiotemporal(self, calls: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _spatiotemporal(self, calls: Iterable[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over frames are kept in float32 while the frames pass by; no grid of a whole clip is held."""
         clip = mask.nonzero()[:, 0]  # (N,), of every frame
         batch, start = len(mask), 0
