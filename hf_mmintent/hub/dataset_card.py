@@ -197,6 +197,9 @@ def _traps(config: PublishedConfig) -> str:
     lines = [f"- {finding.kind}: {finding.message}" for finding in config.findings]
     if config.features.get("audio") == MEDIA_STRUCT and config.features.get("video") == MEDIA_STRUCT:
         lines.append("- `audio` and `video` may hold the same file, once each: a clip with sound.")
+    for name in config.info.features or ():
+        if name not in config.features and name.removesuffix("_path") not in config.features:
+            lines.append(f"- `{name}` of the source leads to folders of pictures and is not published.")
     return "\n".join(lines) or "None was found in the rows; see below for what is known about the dataset."
 
 

@@ -118,9 +118,8 @@ def _published(table: pa.Table, features: datasets.Features, root: Path | None) 
 
 
 def _embedded(path: str | None, root: Path | None) -> dict[str, bytes | str] | None:
-    if path is None:
+    if path is None or not (file := Path(path)).is_file():  # counted as missing, and told in the card
         return None
-    file = Path(path)
     inside = root is not None and file.is_relative_to(root)
     name = file.relative_to(root).as_posix() if inside and root is not None else file.name
     return {"bytes": file.read_bytes(), "path": name}

@@ -251,6 +251,20 @@ def test_a_parquet_folder_can_be_published(tmp_path):
     assert datasets.load_dataset(str(folder))["train"].to_list() == [{"id": "a", "text": "x"}]
 
 
+def test_paths_that_lead_nowhere_or_to_folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    columns = {"id": ["a", "b"], "text": ["x", "y"], "video_path": [str(tmp_path / "gone.mp4"), None]}
+    rows = Dataset.from_dict({**columns, "flow_path": [str(tmp_path), None]})
+    rows.to_parquet(tmp_path / "in" / "train.parquet")
+    folder = write_dataset(DatasetSource(str(tmp_path / "in")), tmp_path / "out")
+    again = datasets.load_dataset(str(folder))["train"]
+    assert again.column_names == ["id", "text", "video"] and again["video"][:] == [None, None]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "- `flow_path` of the source leads to folders" in card
+    assert "- missing video: all of the 2 rows of train lack it (a, b)." in card
+    assert str(tmp_path) not in card
+
+
 # ---- licences
 
 
