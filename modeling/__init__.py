@@ -29,6 +29,7 @@ from .modeling_mvcl_daf import MvclDafForSequenceClassification, MvclDafModel
 from .modeling_plum_net import PlumNetForSequenceClassification, PlumNetModel
 from .modeling_unimodal import UnimodalForSequenceClassification, UnimodalModel
 from .modeling_xmei_qwen import XmeiQwenForConditionalGeneration
+from .pipeline_explanation import ExplanationPipeline
 from .pipeline_intent import IntentRecognitionPipeline
 from .processing_clcr import ClcrProcessor
 from .processing_multimodal import MultimodalProcessor
@@ -47,6 +48,7 @@ __all__ = [
     "ConcatFusionConfig",
     "ConcatFusionForSequenceClassification",
     "ConcatFusionModel",
+    "ExplanationPipeline",
     "IntentRecognitionPipeline",
     "LQFormerConfig",
     "LQFormerModel",

@@ -116,20 +116,27 @@ class IntentRecognitionPipeline(Pipeline):
         self, inputs: Any, num_workers: int | None = None, batch_size: int | None = None, **parameters: Any
     ) -> Any:
         """As the class says; every setting of the class can be changed for one call."""
-        made, _, rest = self._sanitize_parameters(**parameters)
+        made, computing, rest = self._sanitize_parameters(**parameters)
+        computing = {**self._forward_params, **computing}
         preparation, ranking = {**self._preprocess_params, **made}, {**self._postprocess_params, **rest}
         workers = next(n for n in (num_workers, self._num_workers, 1) if n is not None)
         size = next(n for n in (batch_size, self._batch_size, 1) if n is not None)
         if size < 1:
             raise ValueError(f"`batch_size` is {size}: pass a positive number.")
         single = is_single(inputs)
-        answers = self._answers([inputs] if single else inputs, workers, size, preparation, ranking)
+        answers = self._answers([inputs] if single else inputs, workers, size, preparation, computing, ranking)
         if single:
             return next(iter(list(answers)))
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
     def _answers(
-        self, inputs: Iterable[Any], workers: int, size: int, preparation: dict[str, Any], ranking: dict[str, Any]
+        self,
+        inputs: Iterable[Any],
+        workers: int,
+        size: int,
+        preparation: dict[str, Any],
+        computing: dict[str, Any],
+        ranking: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
         asr = preparation.pop("asr", None)
         parts: Iterator[Part] = self._parts(inputs, asr is not None, preparation)
@@ -140,19 +147,21 @@ class IntentRecognitionPipeline(Pipeline):
         while group := list(islice(parts, size * (_GROUP if size > 1 else 1))):
             for part in group:
                 self._listen(part, asr, kept)
-            for found in self._outputs(group, size, preparation.get("modalities")):
+            for found in self._outputs(group, size, preparation.get("modalities"), computing):
                 waiting.append(found)
                 if found["part"].window.last:
                     yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)
                     waiting = []
 
-    def _outputs(self, parts: list[Part], size: int, modalities: Sequence[str] | None) -> list[dict[str, Any]]:
+    def _outputs(
+        self, parts: list[Part], size: int, modalities: Sequence[str] | None, computing: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         """Every part with its row of the model's outputs; parts of like length share a batch, padding costs time."""
         order = sorted(range(len(parts)), key=lambda number: parts[number].window.end - parts[number].window.start)
         found: list[dict[str, Any]] = [{} for _ in parts]
         for first in range(0, len(order), size):
             numbers = order[first : first + size]
-            outputs = self.forward(self._collate([parts[number] for number in numbers], modalities))
+            outputs = self.forward(self._collate([parts[number] for number in numbers], modalities), **computing)
             for row, number in enumerate(numbers):
                 found[number] = {"part": parts[number], **{name: value[row] for name, value in outputs.items()}}
         return found
@@ -180,7 +189,7 @@ class IntentRecognitionPipeline(Pipeline):
         """Windows of one input, decoded as they are asked for. `listen`: sound is wanted for its words."""
         processor = self.processor
         kept = processor.modalities if modalities is None else modalities
-        with local_media(as_sample(input_, processor.modalities, processor.extra_columns)) as sample:
+        with local_media(as_sample(input_, processor.modalities, self._columns)) as sample:
             sample.features = {name: v for name, v in sample.features.items() if name.removesuffix("_features") in kept}
             text = sample.text if "text" in kept else None
             want_words = listen and text is None and "text" in kept
@@ -244,6 +253,11 @@ class IntentRecognitionPipeline(Pipeline):
 
     # ---- helpers -------------------------------------------------------------------------------------------------
 
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Keys of an input that go to the processor as they are."""
+        return tuple(self.processor.extra_columns)
+
     def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
         """Words of a window that has none; its sound is given back when the model is not to hear it."""
         if asr is not None and part.text is None and part.window.audio is not None and "text" in kept:
@@ -269,8 +283,8 @@ class IntentRecognitionPipeline(Pipeline):
         for name in sorted({name for part in parts for name in part.sample.features}):
             columns[name] = [part.sample.features.get(name) for part in parts]
         given = {name: rows for name, rows in columns.items() if any(row is not None for row in rows)}
-        for name in self.processor.extra_columns:
-            if name in parts[0].sample.extra:
+        for name in self._columns:
+            if any(name in part.sample.extra for part in parts):
                 given[name] = [part.sample.extra.get(name) for part in parts]
         return dict(self.processor(**given))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .pipeline_explanation import ExplanationPipeline
 from .pipeline_intent import IntentRecognitionPipeline
 
 # task -> its pipeline, and the Auto class that opens the models it runs
 PIPELINES: dict[str, tuple[type, str]] = {
     "multimodal-intent-recognition": (IntentRecognitionPipeline, "AutoModelForSequenceClassification"),
+    "multimodal-explanation": (ExplanationPipeline, "AutoModelForImageTextToText"),
 }
 
 
