@@ -126,12 +126,15 @@ class RoutingPass:
         guides = round((1 - self.progress) * config.num_guide_tokens + self.progress * final)
         places = config.places(guides)
         if str(self.layer) in self.routers:
-            self.router = self.routers[
-                str(self.layer)
-            ]  # during warm-up later layers without one of their own borrow it
-        similarity = self._similarity(states) if places not in (0, config.candidates) or self.detailed else None
+            # During warm-up later layers without a router of their own, which keep nobody in the end, borrow this one.
+            self.router = self.routers[str(self.layer)]
+        everyone = places == config.candidates
+        # While everyone still takes part κ is there already: it moves away from 1 steadily, not when the first one leaves,
+        # and parameters without gradient stop data parallelism.
+        routed = not everyone or (self.router is not None and config.places(final) < config.candidates)
+        similarity = self._similarity(states) if (routed and places > 0) or self.detailed else None
         self.previous = states
-        if places == config.candidates:
+        if not routed:
             return self._all(states, similarity)
         if places == 0:
             return self._none(states, similarity)
@@ -139,7 +142,7 @@ class RoutingPass:
         chosen, member = self._choose(scores, places)
         if config.router_sticky:
             self.alive = member
-        if config.router_loss_weight > 0 and logits is not None and not self.threshold:
+        if config.router_loss_weight > 0 and logits is not None and not self.threshold and not everyone:
             target = member.to(logits.dtype)
             self.record.losses.append(functional.binary_cross_entropy_with_logits(logits, target))
         kappa = self._kappa(logits, member)

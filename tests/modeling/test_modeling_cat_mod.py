@@ -391,6 +391,22 @@ def test_warm_up_goes_from_dense_to_scheduled() -> None:
         model.set_router_progress(1.5)
 
 
+def test_gate_of_the_warm_up_is_steady() -> None:
+    """κ = (1 − β) + βσ also before the first guide leaves: from 1 at β = 0, where the router's gradient is 0 but there."""
+    model = with_lively_routers(TESTER.model())
+    inputs = TESTER.inputs()
+    model.set_router_progress(1.0)
+    final = run(model, inputs, output_router=True).keep_scores[:, 1]
+    for progress in (0.0, 0.05, 0.1):
+        model.set_router_progress(progress)
+        out = run(model, inputs, output_router=True)
+        assert out.active_counts == [9, 9, 9 if progress < 0.1 else 8] and (out.loss_terms is None) == (progress < 0.1)
+        torch.testing.assert_close(out.keep_scores[:, 1], 1 - progress + progress * final)
+    model.train().set_router_progress(0.0)
+    model(**inputs).last_hidden_state.square().sum().backward()
+    assert all(not p.grad.any() for p in model.routers.parameters())
+
+
 def test_progress_is_stored(tmp_path: Path) -> None:
     model = with_lively_routers(TESTER.model())
     inputs = TESTER.inputs()
