@@ -235,6 +235,7 @@ def test_configuration_trains_without_text(tmp_path, root):
         "data.options": {"strict_counts": False},
         "output_dir": str(tmp_path / "run"),
         "training.num_train_epochs": 1,
+        "training.save_strategy": "epoch",
     })  # fmt: skip
     trained = train_run(run, 0, tmp_path / "run")
     assert trained.validation["n"] == 1

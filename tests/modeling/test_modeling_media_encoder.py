@@ -77,7 +77,7 @@ VIDEO_PARTS: dict[str, tuple[dict, dict]] = {
     "pixel_grid difference": ({}, {"grid_size": 4, "subtract_clip_mean": True}),
     "clip": ({"model_type": "clip_vision_model", **TOWER, **IMAGE}, {}),
     "clip spatiotemporal": (
-        {"model_type": "clip_vision_model", **{**TOWER, "num_hidden_layers": 2}, **IMAGE},
+        {"model_type": "clip_vision_model", **(TOWER | {"num_hidden_layers": 2}), **IMAGE},
         {"video_pooling": "spatiotemporal", "video_layers": (-2,), "frames_per_chunk": 2},
     ),
     "vit": ({"model_type": "vit", **TOWER, **IMAGE}, {"video_pooling": "first"}),
