@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_mmintent.data.loading import load
@@ -167,12 +168,13 @@ def run_job(job: Job, keep: str = "final") -> RunResult:
         return done
     trained = train_run(job.run, job.seed, job.folder)
     model, processor = open_checkpoint(trained.checkpoint)
+    names = model_labels(model)
     if torch.accelerator.is_available():
-        model.to(torch.accelerator.current_accelerator())
+        device: Any = torch.accelerator.current_accelerator()
+        model.to(device)
     rows = load(job.run.data.name, **job.run.data.load_arguments())[job.block.split]
     found = evaluate(model, processor, rows, tuple(job.run.data.drop_modalities), seed=job.seed)
     found.predictions.save(job.folder / PREDICTIONS_FILE)
-    names = processor.label_names
     result = RunResult(
         system=job.row.system,
         dataset=job.run.data.name,
@@ -193,6 +195,12 @@ def run_job(job: Job, keep: str = "final") -> RunResult:
     (job.folder / FAILURE_FILE).unlink(missing_ok=True)
     _tidy(job.folder, keep)
     return RunResult.from_json(job.folder / RESULT_FILE)  # as every later call will read it
+
+
+def model_labels(model: PreTrainedModel) -> list[str] | None:
+    """Class names in the order of their ids; `None` in regression."""
+    config: Any = model.config
+    return None if config.problem_type == "regression" else [config.id2label[i] for i in range(config.num_labels)]
 
 
 def references(block: Block, row: Row, source: str) -> tuple[ReferenceValue, ...]:

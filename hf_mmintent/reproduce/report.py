@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def _train_command(block: Block, row: Row, jobs: list[Job], table: Table) -> str
     settings = {**block.set, **row.set}
     if jobs and jobs[0].run.data.data_dir:
         settings["data.data_dir"] = jobs[0].run.data.data_dir
-    words = ["python", "examples/train.py", (table.configs / row.config).as_posix()]
+    config = Path(os.path.relpath(table.configs / row.config))  # a report is read on other machines
+    words = ["python", "examples/train.py", config.as_posix()]
     for name, value in settings.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return shlex.join([*words, *(["--seeds", *(str(job.seed) for job in jobs)] if jobs else [])])
