@@ -85,8 +85,9 @@ def build_app(labeller: Labeller) -> Any:
             return f"⚠️ {error}", None, None, None, gr.update(visible=False), gr.skip()
         answer = found.answer
         used = f"answered from **{', '.join(answer['used'])}**"
-        status = "  \n".join([used, *answer["notes"]])
-        ranking = {entry["label"]: entry["score"] for entry in answer["ranking"]}
+        said = [f"{name} **{answer[name]}**" for name in ("emotion", "intent") if answer.get(name)]
+        status = "  \n".join([used, *said, *answer["notes"]])
+        ranking = {entry["label"]: entry["score"] for entry in answer.get("ranking", [])} or None
         explanation = gr.update(value=found.explanation or "", visible=found.explanation is not None)
         heard = answer["text"] if not text.strip() and answer["text"] else gr.skip()
         return status, ranking, share_plot(found), change_table(found), explanation, heard

@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from hf_mmintent.demo import Labeller, write_space
+from hf_mmintent.demo.analysis import EXPLANATION
 from hf_mmintent.demo.app import change_table, share_plot
 from hf_mmintent.modeling.media_decoding import MediaError
 from tests.modeling.media_files import write_media
 from tests.modeling.pipeline_cases import save_clip_checkpoint
+from tests.modeling.xmei_cases import tiny_model, tiny_processor
 
 CHROMIUM = os.environ.get("HF_MMINTENT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -36,6 +38,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_analysis_has_ranking_changes_and_shares(checkpoint: Path, clip: Path) -> None:
     labeller = Labeller([str(checkpoint)])
     assert labeller.modalities(str(checkpoint)) == ["text", "video", "audio"]
+    assert not labeller.explains(str(checkpoint))
     found = labeller.analyse(str(checkpoint), str(clip), "hello", ["text", "audio"], 1.0)
     assert found.answer["used"] == ["text", "audio"]
     every = labeller.open(str(checkpoint))({"clip": str(clip), "text": "hello"})
@@ -82,6 +85,18 @@ def test_what_cannot_be_labelled_is_said(checkpoint: Path, clip: Path, tmp_path:
         labeller.analyse(name, str(tmp_path / "text.mp4"), "", ["audio", "video"], 1.0)
     with pytest.raises(ValueError, match="no checkpoints"):
         Labeller([])
+
+
+def test_a_checkpoint_that_explains(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    tiny_model().save_pretrained(tmp_path / "explaining")
+    tiny_processor(tiny_tokenizer).save_pretrained(tmp_path / "explaining")
+    name = str(tmp_path / "explaining")
+    labeller = Labeller([name])
+    assert labeller.explains(name) and "text" in labeller.modalities(name)
+    labeller.open(name, EXPLANATION)._forward_params["max_new_tokens"] = 3
+    found = labeller.analyse(name, None, "you are late", ["text"], 1.0)
+    assert found.explanation == found.answer["explanation"] and found.answer["used"] == ["text"]
+    assert share_plot(found) is None and change_table(found) == []
 
 
 def test_the_files_of_a_space(tmp_path: Path) -> None:
