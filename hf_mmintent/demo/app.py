@@ -53,6 +53,7 @@ def share_plot(found: ClipAnalysis) -> Figure | None:
         figure.legend(frameon=False, ncols=len(found.shares), loc="outside lower center")
     axes.set_ylabel(found.shares_are)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(" ", fontsize=18)  # the page writes the plot's label over this place
     return figure
 
 
