@@ -290,9 +290,11 @@ def two_process_run(settings_file: str, folder: str) -> None:
 def test_two_processes_train_what_one_trains(tmp_path: Path, root: Path) -> None:
     """The same batches, halved: the same weights and the same validation scores."""
     values = settings(tmp_path)
-    # Means over answers of one length are means of halves; no dropout, no clipping by rank.
+    # What halves of a batch share: no dropout, means over samples rather than tokens, steps in proportion to gradients.
     values["config"]["lm_loss_weight"] = 0.0
-    values["data"]["options"] = {}
+    for name in ("video_connector_config", "audio_connector_config"):
+        values["config"][name] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    values["training"] |= {"optim": "sgd", "learning_rate": 0.1}
     whole = train_run(RunConfig.from_dict(values), 0, tmp_path / "one")
     halved = {
         **values,
