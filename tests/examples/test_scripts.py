@@ -90,13 +90,13 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny_tokenizer: Any, root
 
 def test_every_configuration_is_readable(root: Path) -> None:
     """Each YAML file names known settings of a known architecture with valid config fields."""
-    from hf_mmintent.registration import model_class
+    from hf_mmintent.registration import task_model_class
 
     files = sorted((root / "examples" / "configs").glob("*.yaml"))
     assert files
     for path in files:
         run = RunConfig.load(path)
-        kind = model_class(run.model_type).config_class
+        kind: Any = task_model_class(run.model_type).config_class
         names = {0: "a", 1: "b", 2: "c"} if run.config.get("problem_type") != "regression" else None
         if "regression_loss" in run.config or "structure_bins" in run.config:
             kind(**{**run.config, "num_labels": 1, "problem_type": "regression"})
