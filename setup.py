@@ -16,7 +16,7 @@ PACKAGES = [
 EXTRAS = {
     "media": ["av>=14", "soxr>=0.5", "Pillow>=10"],
     "explain": ["nltk>=3.9"],
-    "demo": ["gradio>=5"],
+    "demo": ["gradio>=6"],
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
 }
 EXTRAS["dev"] = [
