@@ -1,8 +1,10 @@
 """Features by sample key, out of the containers people publish: `.pkl`, `.npy`, `.npz`, `.h5` or a folder of `.npy`."""
 
 import io
+import math
 import mmap
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,7 +225,8 @@ class _Archive(Mapping[str, Any]):
         if self._last[0] != key:
             try:
                 data = self.zip.read(self.names[key])
-            except (zipfile.BadZipFile, EOFError) as error:
+            except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+                # the last two: a method of compression or an encryption that no array writer uses
                 raise DataError(f"{self.path}: the array {key!r} is damaged: {error}.") from error
             self._last = (key, _parse_npy(data, f"{self.path}[{key}]"))
         return self._last[1]
@@ -360,6 +363,9 @@ def _parse_npy(data: bytes, source: str) -> np.ndarray:
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = reader(file)
         if not dtype.hasobject:
+            announced, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
+            if announced > held:  # before memory for it is asked for
+                raise ValueError(f"shape {shape} of {dtype} needs {announced} bytes and {held} are there")
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:

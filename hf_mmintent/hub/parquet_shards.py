@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from datasets.utils import logging
 from tqdm.auto import tqdm
 
+from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.row_format import FORMAT
 
 logger = logging.get_logger(__name__)
@@ -64,7 +65,10 @@ def write_split(
         folder: Where to; it must exist.
         split: Name of the split.
         shard_bytes: A shard ends when it holds as many, uncompressed.
-        root: Folder of the media; embedded files keep their name below it, others only their last name.
+        root: Folder of the media; embedded files keep their name below it.
+
+    Raises:
+        DataError: A row names a file outside `root`, by a link either: it is not ours to publish.
     """
     features = published_features(rows)
     schema = features.arrow_schema
@@ -118,11 +122,15 @@ def _published(table: pa.Table, features: datasets.Features, root: Path | None) 
 
 
 def _embedded(path: str | None, root: Path | None) -> dict[str, bytes | str] | None:
-    if path is None or not (file := Path(path)).is_file():  # counted as missing, and told in the card
+    if path is None or not Path(path).is_file():  # counted as missing, and told in the card
         return None
-    inside = root is not None and file.is_relative_to(root)
-    name = file.relative_to(root).as_posix() if inside and root is not None else file.name
-    return {"bytes": file.read_bytes(), "path": name}
+    file = Path(path).resolve()
+    if root is None or not file.is_relative_to(root.resolve()):
+        raise DataError(
+            f"the rows name the file {path}, which does not lie in {root or 'a folder of the dataset'}: it would be "
+            f"published. Give the folder of the media as `data_dir`, without links that lead out of it."
+        )
+    return {"bytes": file.read_bytes(), "path": file.relative_to(root.resolve()).as_posix()}
 
 
 def _leads_to_folder(rows: datasets.Dataset, column: str) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def _write_config(source: DatasetSource, name: str | None, folder: Path, shard_b
         raise DataError(f"{source.name} is not published because its rows have errors: {' '.join(errors)}")
     first = next(iter(splits.values()))
     config_name = name or (builder.config.name if builder is not None else "default")
-    root = None if source.data_dir is None else Path(source.data_dir).expanduser().resolve()
+    root = _media_root(source, builder)
     (folder / config_name).mkdir()
     written = {
         split: write_split(rows, folder / config_name, split, shard_bytes, root) for split, rows in splits.items()
@@ -193,6 +194,16 @@ def _write_config(source: DatasetSource, name: str | None, folder: Path, shard_b
         options=options,
         document=(type(builder).__doc__ or "") if builder is not None else first.info.description,
     )
+
+
+def _media_root(source: DatasetSource, builder: datasets.DatasetBuilder | None) -> Path | None:
+    """The only folder whose files may be embedded: the user's, that of ready-made rows, or that of a builder's own clips."""
+    if source.data_dir is not None:
+        return Path(source.data_dir).expanduser().resolve()
+    place = Path(source.name).expanduser()
+    if place.exists():
+        return (place if place.is_dir() else place.parent).resolve()
+    return Path(str(resources.files("hf_mmintent.data_scripts"))).resolve() if builder is not None else None
 
 
 def is_published(folder: Path) -> bool:

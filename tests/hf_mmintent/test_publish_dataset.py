@@ -117,12 +117,37 @@ def test_media_are_embedded(mintrec, tmp_path):
     assert stream["S04_E01_2"]["bytes"] == clips["S04_E01_2"]
 
 
-def test_files_outside_the_folder_keep_their_last_name(tmp_path):
-    (tmp_path / "clip.mp4").write_bytes(b"clip")
-    rows = Dataset.from_dict({"id": ["a"], "video_path": [str(tmp_path / "clip.mp4")]})
-    for root, name in ((tmp_path / "elsewhere", "clip.mp4"), (tmp_path.parent, f"{tmp_path.name}/clip.mp4")):
-        (written,) = write_split(rows, tmp_path, "train", 1 << 20, root).shards
-        assert pq.read_table(written)["video"].to_pylist() == [{"bytes": b"clip", "path": name}]
+def test_files_outside_the_folder_are_not_published(tmp_path):
+    folder = tmp_path / "rows"
+    (folder / "clips").mkdir(parents=True)
+    (folder / "clips" / "a.mp4").write_bytes(b"clip")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "link.mp4").symlink_to(tmp_path / "secret")
+
+    def written(path, root):
+        rows = Dataset.from_dict({"id": ["a"], "video_path": [str(path)]})
+        (shard,) = write_split(rows, tmp_path, "train", 1 << 20, root).shards
+        return pq.read_table(shard)["video"].to_pylist()
+
+    assert written(folder / "clips" / "a.mp4", folder) == [{"bytes": b"clip", "path": "clips/a.mp4"}]
+    for path, root in (
+        (tmp_path / "secret", folder),
+        (folder / "link.mp4", folder),
+        (folder / "clips" / "a.mp4", None),
+    ):
+        with pytest.raises(DataError, match="would be published"):
+            written(path, root)
+
+
+def test_ready_made_rows_publish_no_file_beside_them(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "rows").mkdir()
+    Dataset.from_dict({"id": ["a"], "video_path": [str(tmp_path / "secret")]}).to_parquet(
+        tmp_path / "rows" / "train.parquet"
+    )
+    with pytest.raises(DataError, match="would be published"):
+        publish_dataset(DatasetSource(str(tmp_path / "rows")), output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_of_pictures_are_left_out(tmp_path, caplog, monkeypatch):
