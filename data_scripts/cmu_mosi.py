@@ -128,6 +128,14 @@ class CmuMosi(MultimodalBuilder):
         )
         rows: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         held_out = self._validation_videos({line["vid"] for line in lines if line["bc_split"] == "train"})
+        for line in lines:
+            for name, kind in (("seg", int), ("sentiment", float)):
+                try:
+                    kind(line[name])
+                except ValueError as error:
+                    raise DataError(
+                        f"mosi_index.csv: row {line['id']!r} has the `{name}` {line[name]!r}: {error}."
+                    ) from error
         for line in sorted(lines, key=lambda line: (line["vid"], int(line["seg"]))):
             split = "validation" if line["vid"] in held_out else line["bc_split"]
             if split not in rows:

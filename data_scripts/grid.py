@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, find_file
+from hf_mmintent.data.checks import DataError, Row, find_file, read_text
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
 
 # Place in the sentence to the letter that stands for a word in a file name and the word.
@@ -246,7 +246,7 @@ def _check_alignment(path: Path, words: tuple[str, ...]) -> None:
     """Raise unless the table of word times, where there is one, holds the words of the file's name."""
     if not path.is_file():
         return
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     bad = next((line for line in lines if len(line) != 3), None)
     if bad is not None:
         raise DataError(f"{path}: {' '.join(bad)!r} is not 'start end word'.")

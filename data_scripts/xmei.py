@@ -124,7 +124,7 @@ def _entries(path: Path) -> list[tuple[str, Any]]:
     if path.suffix == ".json":
         return [(f"{path} entry {number}", entry) for number, entry in enumerate(read_json(path, list), 1)]
     entries = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         try:
             entries += [(f"{path} line {number}", json.loads(line))] if line.strip() else []
         except json.JSONDecodeError as error:

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets.utils import logging
@@ -42,12 +41,13 @@ class MmsaFile:
         self.parts = load_pickle(path, trust_pickle)
         if not isinstance(self.parts, dict) or not all(name in self.parts for name in SPLITS.values()):
             raise DataError(f"{path} does not hold {list(SPLITS.values())}: this is not a file of MMSA.")
-        self.widths = {name: self._width(stream) for name, stream in STREAMS.items()}
         for split in SPLITS:
             self._check(split)
+        self.widths = {name: self._width(stream) for name, stream in STREAMS.items()}
+        self.lengths = {split: self._read_lengths(split) for split in SPLITS}
 
     def _width(self, stream: str) -> int:
-        widths = {self.parts[part][stream].shape[-1] for part in SPLITS.values() if stream in self.parts[part]}
+        widths = {self.parts[part][stream].shape[-1] for part in SPLITS.values()}
         if len(widths) != 1:
             raise DataError(
                 f"{self.path}: `{stream}` has the widths {sorted(widths)} in the three splits, expected one."
@@ -56,13 +56,46 @@ class MmsaFile:
 
     def _check(self, split: str) -> None:
         part = self.parts[SPLITS[split]]
+        if not isinstance(part, dict) or "id" not in part:
+            raise DataError(f"{self.path}: {split} is no mapping with `id`: this is not a file of MMSA.")
         for name in ("raw_text", "regression_labels", *STREAMS.values()):
             found = len(part[name]) if name in part else 0
             if found != len(part["id"]):
                 raise DataError(f"{self.path}: {split} has {len(part['id'])} ids but {found} entries of `{name}`.")
-        for name in STREAMS.values():
-            if np.ndim(part[name]) != 3:
-                raise DataError(f"{self.path}: `{name}` of {split} has shape {np.shape(part[name])}, not (N, T, D).")
+        for name in ("regression_labels", *STREAMS.values()):
+            array = part[name] if name in STREAMS.values() else np.asarray(part[name])
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+                raise DataError(f"{self.path}: `{name}` of {split} does not hold numbers.")
+            if name in STREAMS.values() and array.ndim != 3:
+                raise DataError(f"{self.path}: `{name}` of {split} has shape {array.shape}, not (N, T, D).")
+        for key, text in zip(part["id"], part["raw_text"]):
+            if not isinstance(text, str):
+                raise DataError(f"{self.path}: `raw_text` of {str(key)!r} in {split} is {text!r}, not text.")
+
+    def _read_lengths(self, split: str) -> dict[str, np.ndarray]:
+        """Steps of every sample before the padding; empty for an aligned file, whose mask says it."""
+        part = self.parts[SPLITS[split]]
+        lengths = {name: np.asarray(part[f"{name}_lengths"]) for name in STREAMS.values() if f"{name}_lengths" in part}
+        for name, values in lengths.items():
+            if values.shape != (len(part["id"]),) or values.dtype.kind not in "iu":
+                raise DataError(
+                    f"{self.path}: `{name}_lengths` of {split} has shape {values.shape} of {values.dtype}, expected one "
+                    f"whole number for each of {len(part['id'])} ids."
+                )
+        limits = {name: part[name].shape[1] for name in lengths}
+        if len(lengths) == 2 and not _fit(lengths, limits) and _fit(exchanged := _exchanged(lengths), limits):
+            logger.warning(
+                f"{self.path}: `audio_lengths` and `vision_lengths` of {split} are exchanged, as their limits {limits} show: "
+                f"each is read for the other."
+            )
+            lengths = exchanged
+        for name, values in lengths.items():
+            for index in np.flatnonzero((values < 0) | (values > limits[name]))[:1]:
+                raise DataError(
+                    f"{self.path}: `{name}_lengths` of {str(part['id'][index])!r} in {split} is {values[index]} but "
+                    f"`{name}` has {limits[name]} steps."
+                )
+        return lengths
 
     def rows(self, split: str) -> list[Row]:
         """Rows of a split without features; `index` is the place in the file."""
@@ -81,7 +114,7 @@ class MmsaFile:
         part, index = self.parts[SPLITS[row["split"]]], row["index"]
         values: dict[str, np.ndarray | None] = {}
         for modality, stream in STREAMS.items():
-            array = part[stream][index][: self._length(part, stream, index)]
+            array = part[stream][index][: self._length(row["split"], stream, index)]
             if not len(array):
                 self.report.problem(f"{modality} of zero length", row["id"])
                 values[modality] = None
@@ -91,14 +124,23 @@ class MmsaFile:
             values[modality] = array
         return values
 
-    def _length(self, part: dict[str, Any], stream: str, index: int) -> int:
-        if f"{stream}_lengths" in part:
-            return int(part[f"{stream}_lengths"][index])
+    def _length(self, split: str, stream: str, index: int) -> int:
+        part = self.parts[SPLITS[split]]
+        if stream in self.lengths[split]:
+            return int(self.lengths[split][stream][index])
         if "text_bert" in part:
             return int(np.asarray(part["text_bert"][index][1]).sum())
         raise DataError(
             f"{self.path} has neither `{stream}_lengths` nor `text_bert`: its padding cannot be told apart."
         )
+
+
+def _fit(lengths: dict[str, np.ndarray], limits: dict[str, int]) -> bool:
+    return all(((values >= 0) & (values <= limits[name])).all() for name, values in lengths.items())
+
+
+def _exchanged(lengths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip(lengths, reversed(lengths.values())))
 
 
 def _sha256(path: Path) -> str:

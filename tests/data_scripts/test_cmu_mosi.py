@@ -57,6 +57,14 @@ def broken(change) -> dict:
     (lambda p: p["test"].update(id=p["train"]["id"][:2]), "occurs in train and in test"),
     (lambda p: p["test"].update(regression_labels=np.array([0.0, 3.5])), r"label 3.5, outside \[-3.0, 3.0\]"),
     (lambda p: p["test"].update(regression_labels=np.array([0.0, np.nan])), "label nan"),
+    (lambda p: p["test"].update(regression_labels=["good", "bad"]), "`regression_labels` of test does not hold numbers"),
+    (lambda p: p["test"].update(audio=p["test"]["audio"].tolist()), "`audio` of test does not hold numbers"),
+    (lambda p: p["test"].update(raw_text=["fine", None]), "in test is None, not text"),
+    (lambda p: p["test"].pop("id"), "test is no mapping with `id`"),
+    (lambda p: p["test"].update(audio_lengths=[1, -2]), r"`audio_lengths` of .* in test is -2 but `audio` has \d+ steps"),
+    (lambda p: p["test"].update(audio_lengths=[1, 999]), r"`audio_lengths` of .* in test is 999"),
+    (lambda p: p["test"].update(audio_lengths=[1]), "expected one whole number for each of 2 ids"),
+    (lambda p: p["test"].update(vision_lengths=[1.0, np.nan]), "`vision_lengths` of test has shape .* of float64"),
 ])  # fmt: skip
 def test_broken_mmsa_file(tmp_path, change, message):
     write_mmsa(tmp_path, "unaligned_50", broken(change))
@@ -69,6 +77,17 @@ def test_empty_sequence_is_missing(tmp_path):
     rows = load("cmu_mosi", data_dir=tmp_path, name="unaligned", strict_counts=False)["train"]
     assert rows[0]["audio_features"] is None
     assert rows[0]["video_features"] is not None
+
+
+def test_exchanged_length_fields_are_read_for_each_other_and_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    long, short = np.ones((3, 9, 5), np.float32), np.ones((3, 4, 20), np.float32)
+    lengths = {"audio_lengths": [4, 3, 2], "vision_lengths": [9, 8, 7]}  # audio has 9 steps, vision 4
+    write_mmsa(tmp_path, "unaligned_50", broken(lambda p: p["train"].update(audio=long, vision=short, **lengths)))
+    rows = load("cmu_mosi", data_dir=tmp_path, name="unaligned", strict_counts=False)["train"]
+    assert [len(values) for values in rows["audio_features"]] == [9, 8, 7]
+    assert [len(values) for values in rows["video_features"]] == [4, 3, 2]
+    assert any("`audio_lengths` and `vision_lengths` of train are exchanged" in r.message for r in caplog.records)
 
 
 def test_text_only_leaves_the_features_out(tmp_path):
