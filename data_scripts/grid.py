@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, find_file, read_text
+from hf_mmintent.data.checks import DataError, Row, find_file, read_text, resolve_inside
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
 
 # Place in the sentence to the letter that stands for a word in a file name and the word.
@@ -189,6 +189,7 @@ class Grid(MultimodalBuilder):
         speakers = {path.parent.name for path in files}
         rows: list[Row] = []
         for path in files:
+            resolve_inside(self.folder, path.relative_to(self.folder))
             speaker, name = path.parent.name, path.stem
             words = _words_of(name, str(path))
             _check_alignment(self.raw_folder / "alignments" / speaker / f"{name}.align", words)

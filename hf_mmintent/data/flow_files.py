@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_mmintent.data.checks import DataError
+from hf_mmintent.data.checks import DataError, resolve_inside
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -17,7 +17,8 @@ def find_flow(folder: Path, roots: Sequence[str] = ("flow", "tvl1_flow")) -> dic
 
     Args:
         folder: Given by the user.
-        roots: Folders in it that are searched; absent ones are skipped.
+        roots: Folders in it that are searched; absent ones are skipped. They may be links, what is in them may not lead
+            out of them.
 
     Returns:
         Lower-case name of the clip, since releases differ in capitals, to the path that [`flow_frames`] reads. That is
@@ -27,7 +28,9 @@ def find_flow(folder: Path, roots: Sequence[str] = ("flow", "tvl1_flow")) -> dic
     for root in roots:
         for entry in _folders(folder / root):
             clips = [entry] if entry.name.startswith("v_") else _folders(entry) if entry.name != "v" else []
-            found.update({clip.name.lower(): clip for clip in clips})
+            for clip in clips:
+                resolve_inside(folder / root, clip.relative_to(folder / root))
+                found[clip.name.lower()] = clip
     return found
 
 

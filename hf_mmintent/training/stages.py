@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from hf_mmintent.data.reading import direct
 from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.modeling.modeling_base import MMIntentPreTrainedModel
 
@@ -75,7 +76,7 @@ class _TrainingRows:
         if length in rows.column_names:  # for the sampler, no input
             rows = rows.remove_columns(length)
         # Not prepared by Accelerate, which repeats rows to give every process the same number of batches.
-        share = Subset(rows, range(accelerator.process_index, len(rows), accelerator.num_processes))
+        share = Subset(direct(rows), range(accelerator.process_index, len(rows), accelerator.num_processes))
         self.loader: DataLoader = DataLoader(
             share, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.eval_collator or trainer.data_collator
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.modeling.testers import MvclDafTester, tiny_bert
+from tests.processes import run_in_two_processes
 
 TESTER = MvclDafTester()
 CUT = 3  # samples 0-2 in the first process, sample 3 in the second: ragged
@@ -102,17 +102,7 @@ def in_each_process(folder: Path) -> None:
 def stored(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """Folder with what two processes found."""
     folder = tmp_path_factory.mktemp("distributed")
-    environment = {
-        **os.environ,
-        "ACCELERATE_USE_CPU": "true",  # without it each process would believe to be the only one
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(root, __file__, folder)
     return folder
 
 

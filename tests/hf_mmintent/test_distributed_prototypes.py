@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.modeling.testers import PlumNetTester
+from tests.processes import run_in_two_processes
 
 TESTER = PlumNetTester()
 BATCHES = 3  # the first process has two of them, the second one: uneven on purpose
@@ -53,9 +52,7 @@ def main(folder: str, schedule: str) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize("schedule", ["epoch", "bank"])
 def test_two_processes_equal_one(schedule: str, tmp_path: Path, root: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*launcher, __file__, str(tmp_path), schedule], env=environment, cwd=root, check=True, timeout=300)
+    run_in_two_processes(root, __file__, tmp_path, schedule)
     whole = state(0, 1, schedule)
     assert whole["prototype_counts"].tolist() == [[6, 6, 0], [5, 4, 0], [6, 6, 0]]
     for rank in range(2):

@@ -1,14 +1,12 @@
 """Two processes and a ragged set give what one process gives."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from hf_mmintent.metrics import IntentMetric, Predictions, intent_scores
+from tests.processes import run_in_two_processes
 
 # The last lines avoid aborts of gloo at interpreter exit.
 SCRIPT = """
@@ -51,16 +49,7 @@ def test_two_processes_equal_one(tmp_path, root):
     rows = [{"index": i, "label": int(y), "prediction": int(p)} for i, (y, p) in enumerate(zip(labels, predictions))]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "ACCELERATE_USE_CPU": "true",  # without it each process would believe to be the only one
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(tmp_path / "script.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(root, tmp_path / "script.py", tmp_path)
     out = json.loads((tmp_path / "out.json").read_text())
 
     expected = intent_scores(labels, predictions)
