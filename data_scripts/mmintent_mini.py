@@ -3,30 +3,31 @@
     hf_mmintent.load("mmintent_mini")
 
 Drawn faces, a speech synthesiser's voices and our own sentences; nobody was recorded. Eight intents, under MIntRec's
-names, form four pairs. The two intents of a pair share their sentences and speakers; one cue alone separates them:
+names, form four pairs. The two intents of a pair share their sentences and speakers; voice and face separate them. Every
+voice and every face belongs to two intents, too, that have nothing else in common:
 
-| pair | style A | style B | what separates them |
+| sentences of the pair | intent | voice | face |
 |---|---|---|---|
-| 1 | Praise | Taunt | voice: bright or dark |
-| 2 | Inform | Complain | voice: bright or dark |
-| 3 | Joke | Criticize | face: smile or frown |
-| 4 | Comfort | Prevent | face: smile or frown |
+| 1 | Praise | bright | smile |
+| 1 | Taunt | dark | frown |
+| 2 | Inform | bright | neutral |
+| 2 | Complain | dark | alarm |
+| 3 | Joke | neutral | smile |
+| 3 | Criticize | whisper | frown |
+| 4 | Comfort | neutral | neutral |
+| 4 | Prevent | whisper | alarm |
 
-The classes are balanced in every split, so the best accuracy that each set of modalities allows follows by counting:
+The classes are balanced in every split, so the best accuracy that each set of modalities allows follows by counting: one
+modality leaves two intents, 1/2; any two leave one, 1; none leaves all, 1/8.
 
-| modalities | pairs 1-2 | pairs 3-4 | ceiling |
-|---|---|---|---|
-| none | | | 1/8 = 0.125 |
-| text: knows the pair | 1/2 | 1/2 | 0.5 |
-| audio: knows the voice style; neutral leaves four intents | 1/2 | 1/4 | 0.375 (*) |
-| video: knows the face style; neutral leaves four intents | 1/4 | 1/2 | 0.375 |
-| text + audio | 1 | 1/2 | 0.75 |
-| text + video | 1/2 | 1 | 0.75 |
-| audio + video: know the kind of pair and the style | 1/2 | 1/2 | 0.5 (*) |
-| text + audio + video | 1 | 1 | 1 |
+| modalities | intents left | ceiling |
+|---|---|---|
+| none | 8 | 0.125 |
+| text, or audio (*), or video | 2 | 0.5 |
+| any two, or all three | 1 | 1 |
 
-(*) Of how it is said, not of what is said: the words are in the sound, and a model that recognises them gains what
-text would give it (0.75 for audio alone and 1 for audio + video with perfect recognition).
+(*) Of how it is said, not of what is said: the words are in the sound, and a model that recognises them knows the pair as
+well and reaches 1 from audio alone.
 """
 
 import json
@@ -49,20 +50,20 @@ EXPLANATIONS = (
     "intent_reason",
     "joint_reason",
 )
-# Voice and face of an intent: what its clips were made with.
+# Voice and face of an intent: what its clips are made with. Any two of sentence, voice and face determine the intent.
 STYLES = {
-    "Praise": ("bright", "neutral"),
-    "Taunt": ("dark", "neutral"),
+    "Praise": ("bright", "smile"),
+    "Taunt": ("dark", "frown"),
     "Inform": ("bright", "neutral"),
-    "Complain": ("dark", "neutral"),
+    "Complain": ("dark", "alarm"),
     "Joke": ("neutral", "smile"),
-    "Criticize": ("neutral", "frown"),
-    "Comfort": ("neutral", "smile"),
-    "Prevent": ("neutral", "frown"),
+    "Criticize": ("whisper", "frown"),
+    "Comfort": ("neutral", "neutral"),
+    "Prevent": ("whisper", "alarm"),
 }
 # The configuration `explanation`: short reasons, so that an answer is some 40 tokens long.
-_VOICES = {"bright": "lively", "dark": "flat", "neutral": "even"}
-_FACES = {"smile": "smiling", "frown": "frowning", "neutral": "calm"}
+_VOICES = {"bright": "lively", "dark": "flat", "neutral": "even", "whisper": "hushed"}
+_FACES = {"smile": "smiling", "frown": "frowning", "neutral": "calm", "alarm": "startled"}
 _MEANINGS = {
     "Praise": "praise",
     "Taunt": "mockery",
@@ -170,15 +171,13 @@ def short_explanation(label: str, emotion: str) -> dict[str, str]:
         label: intent, one of `LABELS`.
         emotion: of the row; in each pair of intents the two emotions differ.
     """
-    voice, face = STYLES[label]
-    cue = "voice" if face == "neutral" else "face"
-    shown = f"{_VOICES[voice]} voice" if cue == "voice" else f"{_FACES[face]} face"
+    voice, face = _VOICES[STYLES[label][0]], _FACES[STYLES[label][1]]
     return {
         "emotion": emotion,
         "intent": label.lower(),
-        "emotion_reason": f"The voice is {_VOICES[voice]}, the face {_FACES[face]}.",
-        "intent_reason": f"The {shown} makes it {_MEANINGS[label]}.",
-        "joint_reason": f"The {cue} shows {_FEELINGS[emotion]} and so {_MEANINGS[label]}.",
+        "emotion_reason": f"The voice is {voice}, the face {face}.",
+        "intent_reason": f"The {voice} voice makes it {_MEANINGS[label]}.",
+        "joint_reason": f"They show {_FEELINGS[emotion]} and so {_MEANINGS[label]}.",
     }
 
 
@@ -216,7 +215,7 @@ class MMIntentMini(datasets.GeneratorBasedBuilder):
     mp4), `speaker`, `dialogue_id` (the speaker: the unit that splits keep apart), captions, emotion and reasons.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("2.0.0")
     BUILDER_CONFIG_CLASS = MMIntentMiniConfig
     BUILDER_CONFIGS = [
         MMIntentMiniConfig(name="default", version=VERSION, description="text, sound and picture"),
@@ -246,7 +245,7 @@ class MMIntentMini(datasets.GeneratorBasedBuilder):
             **dict.fromkeys(EXPLANATIONS, text),
         }
         return datasets.DatasetInfo(
-            description="Synthetic clips of drawn, talking faces: eight intents that need words, voice and face.",
+            description="Synthetic clips of drawn, talking faces: eight intents; any two of words, voice and face tell which.",
             features=datasets.Features(features),
             license="apache-2.0",
         )

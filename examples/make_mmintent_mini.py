@@ -7,10 +7,10 @@ Needs espeak-ng on the PATH (`apt-get install espeak-ng`) and `pip install "hf_m
 core; the last line is `352 clips, ... MB`. Everything is drawn from `--seed`, so two runs on one machine agree.
 
 Eight intents form four pairs. Both intents of a pair use the same sentences, spoken by the same speakers in twin clips of
-equal length. In two pairs only the voice tells the twins apart (bright or dark; the face is neutral), in the other two
-only the face does (smile or frown; the voice is neutral). `README.md` in the output folder derives what each modality
-can reach at most. The speed of speaking is *not* part of a voice style: the drawn mouth follows the sound, so a quick
-voice would be visible and the pictures would give it away.
+equal length; only voice and face tell the twins apart. Each of the four voices and each of the four faces belongs to two
+intents that share nothing else, so that one modality leaves two intents and any two modalities leave one: a missing modality
+can be made up for. `README.md` in the output folder derives what each modality can reach at most. The speed of speaking is
+*not* part of a voice style: the drawn mouth follows the sound, so a quick voice would be visible in the pictures.
 """
 
 import argparse
@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 from mini_drawing import FPS, SAMPLE_RATE, Look, draw_frame, make_poses, write_clip
-from scipy.signal import lfilter, resample_poly
+from scipy.signal import istft, lfilter, resample_poly, stft
 from tqdm.auto import tqdm
+
+from hf_mmintent.data_scripts.mmintent_mini import STYLES
 
 ESPEAK_RATE = 22_050  # of the WAV that espeak-ng writes
 
-# One entry per pair: what separates it, (intent of style A, intent of style B), training sentences, sentences that only
-# occur in the validation split, sentences that only occur in the test split.
+# One entry per pair: its two intents, training sentences, sentences that only occur in the validation split, sentences
+# that only occur in the test split.
 PAIRS: tuple[dict[str, Any], ...] = (
     {
-        "cue": "voice",
         "intents": ("Praise", "Taunt"),
         "train": (
             "That was really clever.",
@@ -63,7 +64,6 @@ PAIRS: tuple[dict[str, Any], ...] = (
         ),
     },
     {
-        "cue": "voice",
         "intents": ("Inform", "Complain"),
         "train": (
             "The train is an hour late again.",
@@ -94,7 +94,6 @@ PAIRS: tuple[dict[str, Any], ...] = (
         ),
     },
     {
-        "cue": "face",
         "intents": ("Joke", "Criticize"),
         "train": (
             "You drive like my old grandmother.",
@@ -125,7 +124,6 @@ PAIRS: tuple[dict[str, Any], ...] = (
         ),
     },
     {
-        "cue": "face",
         "intents": ("Comfort", "Prevent"),
         "train": (
             "Stay here with me tonight.",
@@ -206,6 +204,11 @@ AUDIO_CAPTIONS = {  # label-blind: they describe what is heard, never what it me
         "an ordinary speaking voice, neither high nor low",
         "a plain voice with an everyday melody",
     ),
+    "whisper": (
+        "a whispering voice without any tone",
+        "a hushed voice, all breath and no melody",
+        "a whisper that hisses",
+    ),
 }
 VIDEO_CAPTIONS = {
     "smile": (
@@ -223,7 +226,22 @@ VIDEO_CAPTIONS = {
         "a face without visible expression, eyebrows at rest",
         "a relaxed face, neither smiling nor frowning",
     ),
+    "alarm": (
+        "an alarmed face with wide open eyes",
+        "wide open eyes below brows that are pulled up high, the mouth open",
+        "a startled face, the eyes wide and the mouth round",
+    ),
 }
+# How the reasons name a style.
+SHOWN = {
+    "bright": "a high and lively voice",
+    "dark": "a low and flat voice",
+    "whisper": "a hushed voice",
+    "smile": "a smile and raised eyebrows",
+    "frown": "a frown and lowered eyebrows",
+    "alarm": "wide and startled eyes",
+}
+NEUTRAL = {"voice": "an even voice", "face": "a calm face"}
 EMOTION_REASONS = (
     'The words "{text}" leave the feeling open, but together with {shown} they come from someone who is {feeling}.',
     "The speaker seems {feeling}, judging by {shown} and not by the words.",
@@ -235,9 +253,9 @@ INTENT_REASONS = (
     "The speaker wants {purpose}: the sentence comes with {shown}.",
 )
 JOINT_REASONS = (
-    'The speaker says "{text}" with {audio} and {video}. Since the {other} tells nothing and the {cue} does, '
+    'The speaker says "{text}" with {audio} and {video}. The words alone leave it open; with voice and face, '
     "the speaker is {feeling} and wants {purpose}.",
-    'Words, voice and face together: "{text}", {audio}, {video}. The {cue} decides that the speaker is {feeling} '
+    'Words, voice and face together: "{text}", {audio}, {video}. They agree that the speaker is {feeling} '
     "and wants {purpose}.",
 )
 
@@ -262,9 +280,8 @@ class ClipPlan:
     speaker: Speaker
     text: str
     label: str
-    cue: str  # "voice" or "face": what separates the pair
-    voice_style: str  # bright, dark or neutral
-    face_style: str  # smile, frown or neutral
+    voice_style: str  # bright, dark, neutral or whisper
+    face_style: str  # smile, frown, neutral or alarm
     speech_seconds: float  # wanted length of the speech; equal for twins
     pad_seconds: float
     seed: int
@@ -326,13 +343,10 @@ def make_plan(seed: int) -> list[ClipPlan]:
                     "speech_seconds": float(rng.uniform(1.15, 1.85)),
                     "pad_seconds": float(rng.uniform(0.35, 0.7)),
                 }
-                for label, style in zip(pair["intents"], (("bright", "smile"), ("dark", "frown")), strict=True):
-                    styles = {
-                        "voice_style": style[0] if pair["cue"] == "voice" else "neutral",
-                        "face_style": style[1] if pair["cue"] == "face" else "neutral",
-                    }
+                for label in pair["intents"]:
+                    voice, face = STYLES[label]
                     draft = {"split": split, "speaker": members[index % len(members)], "text": text, "label": label}
-                    dealt.append(draft | {"cue": pair["cue"]} | styles | timing)
+                    dealt.append(draft | {"voice_style": voice, "face_style": face} | timing)
         rng.shuffle(dealt)
         drafts += dealt
     seeds = rng.integers(2**31, size=len(drafts))
@@ -368,13 +382,24 @@ def espeak(text: str, voice: str, pitch: int, melody: int, words_per_minute: int
     return samples[loud[0] : loud[-1] + 1]
 
 
-def colour_voice(samples: np.ndarray, style: str) -> np.ndarray:
-    """Tilt the spectrum: pitch alone does not tell a woman's dark voice from a man's bright one."""
+def colour_voice(samples: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
+    """Tilt the spectrum: pitch alone does not tell a woman's dark voice from a man's bright one. Or whisper."""
     if style == "bright":
         return lfilter([1.0, -0.85], [1.0], samples)
     if style == "dark":
         return lfilter([0.12], [1.0, -0.88], samples)
-    return samples
+    return whisper(samples, rng) if style == "whisper" else samples
+
+
+def whisper(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Keep the formants and replace the tone of the vocal cords by noise."""
+    window, hop = 256, 64  # 16 ms, shorter than most periods of the pitch are apart
+    magnitude = np.abs(stft(samples, nperseg=window, noverlap=window - hop)[2])
+    padded = np.pad(magnitude, ((2, 2), (0, 0)), mode="edge")
+    smooth = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=0).mean(-1)  # 310 Hz wide: no harmonics are left
+    phase = rng.uniform(0, 2 * np.pi, smooth.shape)
+    breath = istft(smooth * np.exp(1j * phase), nperseg=window, noverlap=window - hop)[1]
+    return lfilter([1.0, -0.6], [1.0], np.pad(breath, (0, max(0, len(samples) - len(breath))))[: len(samples)])
 
 
 def microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -393,7 +418,7 @@ def make_sound(plan: ClipPlan, rng: np.random.Generator) -> tuple[np.ndarray, np
     Returns:
         The samples at 16 kHz, a whole number of pictures long, and the opening of the mouth per picture in `[0, 1]`.
     """
-    raise_by, melody = {"bright": (36, 220), "dark": (-30, 8), "neutral": (0, 100)}[plan.voice_style]
+    raise_by, melody = {"bright": (36, 220), "dark": (-30, 8)}.get(plan.voice_style, (0, 100))
     # The speed is fixed on the neutral voice, so that twins speak equally fast whatever their style.
     neutral = espeak(plan.text, plan.speaker.voice, plan.speaker.pitch, 100, 170)
     speed = int(np.clip(170 * len(neutral) / SAMPLE_RATE / plan.speech_seconds, 130, 240))
@@ -409,7 +434,7 @@ def make_sound(plan: ClipPlan, rng: np.random.Generator) -> tuple[np.ndarray, np
     silent = np.zeros(total)
     plain, coloured = silent.copy(), silent.copy()
     plain[start : start + len(speech)] = speech
-    coloured[start : start + len(speech)] = microphone(colour_voice(speech, plan.voice_style), rng)
+    coloured[start : start + len(speech)] = microphone(colour_voice(speech, plan.voice_style, rng), rng)
 
     # The mouth follows the sound before the tilt and relative to its own loudest part: it must not show the style.
     energy = np.sqrt((plain.reshape(num_frames, step) ** 2).mean(axis=1))
@@ -424,8 +449,9 @@ def make_clip(plan: ClipPlan, path: Path) -> float:
     rng = np.random.default_rng(plan.seed)
     samples, mouth = make_sound(plan, rng)
     strength = float(rng.uniform(0.9, 1.0))
-    smile = {"smile": strength, "frown": -strength, "neutral": float(rng.uniform(-0.08, 0.08))}[plan.face_style]
-    frames = [draw_frame(plan.speaker.look, pose) for pose in make_poses(mouth, smile, rng)]
+    smile = {"smile": strength, "frown": -strength}.get(plan.face_style, float(rng.uniform(-0.08, 0.08)))
+    alarm = strength if plan.face_style == "alarm" else 0.0
+    frames = [draw_frame(plan.speaker.look, pose) for pose in make_poses(mouth, smile, alarm, rng)]
     write_clip(path, frames, samples)
     return len(samples) / SAMPLE_RATE
 
@@ -439,21 +465,15 @@ def describe(plan: ClipPlan) -> dict[str, str]:
 
     audio, video = pick(AUDIO_CAPTIONS[plan.voice_style]), pick(VIDEO_CAPTIONS[plan.face_style])
     emotion = EMOTION[plan.label]
-    shown = {
-        "bright": "a high and lively voice",
-        "dark": "a low and flat voice",
-        "smile": "a smile and raised eyebrows",
-        "frown": "a frown and lowered eyebrows",
-    }[plan.voice_style if plan.cue == "voice" else plan.face_style]
+    voice = SHOWN.get(plan.voice_style, NEUTRAL["voice"])
+    face = SHOWN.get(plan.face_style, NEUTRAL["face"])
     words = {
         "text": plan.text,
-        "shown": shown,
+        "shown": f"{voice} and {face}",
         "audio": audio,
         "video": video,
         "feeling": FEELING[emotion],
         "purpose": PURPOSE[plan.label],
-        "cue": plan.cue,
-        "other": "face" if plan.cue == "voice" else "voice",
     }
     return {
         "audio_caption": audio,

@@ -75,15 +75,17 @@ class Pose:
     mouth: float  # 0 closed .. 1 wide open
     eyelids: float  # 0 open .. 1 closed
     smile: float  # -1 frown .. 0 neutral .. 1 smile; moves the corners of the mouth and the brows
+    alarm: float  # 0 none .. 1 startled: eyes wide, brows high, mouth round
 
 
-def make_poses(mouth: np.ndarray, smile: float, rng: np.random.Generator) -> list[Pose]:
+def make_poses(mouth: np.ndarray, smile: float, alarm: float, rng: np.random.Generator) -> list[Pose]:
     """
     Animate one clip.
 
     Args:
         mouth (`np.ndarray` of shape `(num_frames,)`): Opening of the mouth in `[0, 1]`, one value per frame.
         smile (`float`): Expression, from -1 (frown) to 1 (smile), held for the whole clip.
+        alarm (`float`): How startled the face is, from 0 to 1, held as well.
         rng (`np.random.Generator`): Source of head motion and blinks.
 
     Returns:
@@ -99,8 +101,8 @@ def make_poses(mouth: np.ndarray, smile: float, rng: np.random.Generator) -> lis
     eyelids = np.zeros(len(mouth))
     eyelids[blink - 1 : blink + 2] = (0.5, 1.0, 0.4)[: len(eyelids[blink - 1 : blink + 2])]
     return [
-        Pose(centre[0] + sway[0][i], centre[1] + sway[1][i], float(tilt[i]), float(mouth[i]), float(eyelids[i]), smile)
-        for i in range(len(mouth))
+        Pose(x, y, *map(float, moved), smile, alarm)
+        for x, y, *moved in zip(centre[0] + sway[0], centre[1] + sway[1], tilt, mouth, eyelids, strict=True)
     ]
 
 
@@ -176,19 +178,19 @@ def _draw_head(canvas: FaceCanvas) -> None:
 
 
 def _draw_eye(canvas: FaceCanvas, side: float) -> None:
-    look, smile = canvas.look, canvas.pose.smile
+    look, smile, alarm = canvas.look, canvas.pose.smile, canvas.pose.alarm
     x, y = side * look.eye_distance, -0.14
-    opening = (1 - canvas.pose.eyelids) * (0.13 + 0.035 * smile)
+    opening = (1 - canvas.pose.eyelids) * (0.13 + 0.035 * smile + 0.07 * alarm)
     if opening > 0.03:
         canvas.ellipse(x, y, 0.19, opening, (250, 250, 250))
         canvas.ellipse(x, y, 0.085, min(0.085, opening), look.eyes)
         canvas.ellipse(x, y, 0.04, min(0.045, opening), (10, 10, 10))
     else:
         canvas.line(np.array([x - 0.18, x, x + 0.18]), np.array([y, y + 0.03, y]), shade(look.skin, 0.5), 1.2)
-    # A frown pulls the inner end of the brow down, a smile lifts and rounds the whole brow.
+    # A frown pulls the inner end of the brow down, a smile lifts and rounds the whole brow, alarm lifts its inner end most.
     along = np.linspace(0, 1, 7)  # from the inner to the outer end
-    height = -0.37 - 0.10 * max(smile, 0) + 0.05 * max(-smile, 0)
-    slant = 0.2 * max(-smile, 0) * (0.6 - along)
+    height = -0.37 - 0.10 * max(smile, 0) + 0.05 * max(-smile, 0) - 0.12 * alarm
+    slant = (0.2 * max(-smile, 0) - 0.16 * alarm) * (0.6 - along)
     arch = -(0.05 + 0.07 * max(smile, 0)) * np.sin(np.pi * along) * (1 - max(-smile, 0))
     brow = shade(look.hair, 0.55) if look.haircut != "bald" else (60, 44, 36)
     canvas.line(side * (look.eye_distance - 0.22 + 0.46 * along), height + slant + arch, brow, 2.4)
@@ -202,16 +204,17 @@ def _draw_eye(canvas: FaceCanvas, side: float) -> None:
 
 def _draw_mouth(canvas: FaceCanvas) -> None:
     look, pose = canvas.look, canvas.pose
-    half_width = 0.38 + 0.08 * max(pose.smile, 0) - 0.05 * pose.mouth
+    mouth = pose.mouth + 0.35 * pose.alarm * (1 - pose.mouth)  # startled people do not close it
+    half_width = 0.38 + 0.08 * max(pose.smile, 0) - 0.05 * mouth - 0.14 * pose.alarm
     x = np.linspace(-1, 1, 17)
     bow = 0.2 * pose.smile * (0.45 - x**2)  # positive is down: a smile hangs in the middle, a frown at the corners
     parting = np.sqrt(np.clip(1 - x**2, 0, 1))
-    upper = 0.52 + bow - (0.02 + 0.05 * pose.mouth) * parting
-    lower = 0.52 + bow + (0.03 + 0.22 * pose.mouth) * parting
+    upper = 0.52 + bow - (0.02 + 0.05 * mouth) * parting
+    lower = 0.52 + bow + (0.03 + 0.22 * mouth) * parting
     outline = np.r_[x, x[::-1]] * half_width
     lips = (min(255, round(look.skin[0] * 0.8 + 10)), round(look.skin[1] * 0.48), round(look.skin[2] * 0.5))
     canvas.draw.polygon(canvas.points(outline, np.r_[upper, lower[::-1]]), fill=(70, 18, 24))
-    if pose.mouth > 0.3:
+    if mouth > 0.3:
         teeth = np.minimum(upper + 0.06, lower)
         canvas.draw.polygon(canvas.points(outline * 0.8, np.r_[upper, teeth[::-1]]), fill=(240, 236, 230))
     canvas.line(x * half_width, upper, lips, 1.8)

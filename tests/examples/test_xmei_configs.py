@@ -67,9 +67,13 @@ def test_short_explanations_name_voice_and_face() -> None:
     for label, row in rows.items():
         voice, face = STYLES[label]
         assert "voice" in found[label]["emotion_reason"] and "face" in found[label]["emotion_reason"]
-        heard = {"bright": ("high", "bright"), "dark": ("low", "dark"), "neutral": ("even", "ordinary", "plain")}[voice]
-        seen = {"smile": ("smil", "up"), "frown": ("frown", "down"), "neutral": ("calm", "rest", "relaxed")}[face]
-        assert any(word in row["audio_caption"] for word in heard) and any(w in row["video_caption"] for w in seen)
+        heard = {"bright": ("high", "bright"), "dark": ("low", "dark"), "neutral": ("even", "ordinary", "plain")}
+        heard["whisper"] = ("whisper", "hushed")
+        seen = {"smile": ("smil", "up"), "frown": ("frown", "down"), "neutral": ("calm", "rest", "relaxed")}
+        seen["alarm"] = ("wide",)
+        assert any(word in row["audio_caption"] for word in heard[voice]) and any(
+            w in row["video_caption"] for w in seen[face]
+        )
 
 
 @pytest.mark.parametrize("name", ["one_gpu", "ddp", "fsdp", "deepspeed_zero3"])
