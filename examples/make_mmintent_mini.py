@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from mini_drawing import FPS, SAMPLE_RATE, Look, draw_frame, make_poses, write_clip
-from scipy.signal import istft, lfilter, resample_poly, stft
+from scipy.signal import butter, istft, lfilter, resample_poly, sosfilt, stft
 from tqdm.auto import tqdm
 
 from hf_mmintent.data_scripts.mmintent_mini import STYLES
@@ -399,7 +399,8 @@ def whisper(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     smooth = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=0).mean(-1)  # 310 Hz wide: no harmonics are left
     phase = rng.uniform(0, 2 * np.pi, smooth.shape)
     breath = istft(smooth * np.exp(1j * phase), nperseg=window, noverlap=window - hop)[1]
-    return lfilter([1.0, -0.6], [1.0], np.pad(breath, (0, max(0, len(samples) - len(breath))))[: len(samples)])
+    breath = np.pad(breath, (0, max(0, len(samples) - len(breath))))[: len(samples)]
+    return sosfilt(butter(2, 800, "highpass", fs=SAMPLE_RATE, output="sos"), breath)  # a whisper has no fundamental
 
 
 def microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

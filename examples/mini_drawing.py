@@ -180,7 +180,7 @@ def _draw_head(canvas: FaceCanvas) -> None:
 def _draw_eye(canvas: FaceCanvas, side: float) -> None:
     look, smile, alarm = canvas.look, canvas.pose.smile, canvas.pose.alarm
     x, y = side * look.eye_distance, -0.14
-    opening = (1 - canvas.pose.eyelids) * (0.13 + 0.035 * smile + 0.07 * alarm)
+    opening = (1 - canvas.pose.eyelids) * (0.13 + 0.035 * smile + 0.1 * alarm)
     if opening > 0.03:
         canvas.ellipse(x, y, 0.19, opening, (250, 250, 250))
         canvas.ellipse(x, y, 0.085, min(0.085, opening), look.eyes)
@@ -189,7 +189,7 @@ def _draw_eye(canvas: FaceCanvas, side: float) -> None:
         canvas.line(np.array([x - 0.18, x, x + 0.18]), np.array([y, y + 0.03, y]), shade(look.skin, 0.5), 1.2)
     # A frown pulls the inner end of the brow down, a smile lifts and rounds the whole brow, alarm lifts its inner end most.
     along = np.linspace(0, 1, 7)  # from the inner to the outer end
-    height = -0.37 - 0.10 * max(smile, 0) + 0.05 * max(-smile, 0) - 0.12 * alarm
+    height = -0.37 - 0.10 * max(smile, 0) + 0.05 * max(-smile, 0) - 0.14 * alarm
     slant = (0.2 * max(-smile, 0) - 0.16 * alarm) * (0.6 - along)
     arch = -(0.05 + 0.07 * max(smile, 0)) * np.sin(np.pi * along) * (1 - max(-smile, 0))
     brow = shade(look.hair, 0.55) if look.haircut != "bald" else (60, 44, 36)
@@ -204,8 +204,8 @@ def _draw_eye(canvas: FaceCanvas, side: float) -> None:
 
 def _draw_mouth(canvas: FaceCanvas) -> None:
     look, pose = canvas.look, canvas.pose
-    mouth = pose.mouth + 0.35 * pose.alarm * (1 - pose.mouth)  # startled people do not close it
-    half_width = 0.38 + 0.08 * max(pose.smile, 0) - 0.05 * mouth - 0.14 * pose.alarm
+    mouth = pose.mouth + 0.6 * pose.alarm * (1 - pose.mouth)  # startled people do not close it
+    half_width = 0.38 + 0.08 * max(pose.smile, 0) - 0.05 * mouth - 0.15 * pose.alarm
     x = np.linspace(-1, 1, 17)
     bow = 0.2 * pose.smile * (0.45 - x**2)  # positive is down: a smile hangs in the middle, a frown at the corners
     parting = np.sqrt(np.clip(1 - x**2, 0, 1))
