@@ -75,6 +75,9 @@ class RunConfig:
             `training.learning_rate`.
         standardize: standardise features with the training rows' mean and deviation; kept in the processor.
         modality_dropout: probability of dropping each modality of a training sample, never all.
+        validation_drops: validation scores every row without each of its modalities as well, and the mean of these scores and
+            the plain one selects the epoch: for models that have to do without a modality. The plain score alone may be
+            perfect long before they can.
         peft: adapters of the language model, see [`hf_mmintent.training.peft_runs.adapt`]; `None` trains everything.
         validation_new_tokens: length of the answers that validation generates; labels come first, so a few tokens do for
             them. The model's own limit by default.
@@ -93,6 +96,7 @@ class RunConfig:
     learning_rates: dict[str, float] = field(default_factory=dict)
     standardize: bool = False
     modality_dropout: float = 0.0
+    validation_drops: bool = False
     peft: dict[str, Any] | None = None
     validation_new_tokens: int | None = None
     early_stopping_patience: int | None = None

@@ -258,11 +258,14 @@ def make_trainer(
     """The trainer of a run: every epoch is scored and saved, the best one is kept; `options` override the run's own."""
     task = task_of(model, processor, train, validation, run.validation_new_tokens)
     train = train.remove_columns(list(task.hidden_columns))
+    drop = tuple(run.data.drop_modalities)
+    kept = [name for name in processor.modalities if name not in drop]
+    drops = [(name,) for name in kept] if run.validation_drops and len(kept) > 1 else []
     defaults: dict[str, Any] = {
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "load_best_model_at_end": True,
-        "metric_for_best_model": task.best_metric,
+        "metric_for_best_model": f"{task.best_metric}_with_drops" if drops else task.best_metric,
         "greater_is_better": task.greater_is_better,
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # the patience already used up
@@ -277,7 +280,6 @@ def make_trainer(
     if arguments.train_sampling_strategy == "group_by_length":
         train = train.add_column(arguments.length_column_name, [len((text or "").split()) for text in train["text"]])
     patience = run.early_stopping_patience
-    drop = tuple(run.data.drop_modalities)
     collator = MultimodalCollator(
         processor,
         training=True,
@@ -301,6 +303,8 @@ def make_trainer(
             *([] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]),
         ],
         learning_rates=run.learning_rates,
+        evaluation_drops=drops,
+        metric=task.best_metric,
         **task.trainer_options,
     )
 

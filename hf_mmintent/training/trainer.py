@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.data.data_collator import DataCollator
 from transformers.processing_utils import ProcessorMixin
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_mmintent.data.reading import direct
 from hf_mmintent.hub.model_card import build_model_card
@@ -34,6 +35,9 @@ class MultimodalTrainer(Trainer):
         eval_collator: collator of evaluation batches (no labelled view, no modality dropout); `data_collator` when absent.
         card_summary: facts for the model card that `push_to_hub` writes; what the model knows of itself when absent.
         learning_rates: learning rate by regular expression on parameter names, the first match wins.
+        evaluation_drops: sets of modalities; evaluation scores `metric` without each of them as well, and their mean with the
+            plain score as `<metric>_with_drops`, which can then select the epoch. Needs a `MultimodalCollator`.
+        metric: the score that `evaluation_drops` repeats, such as "f1_weighted".
         kwargs: arguments of [`transformers.Trainer`].
 
     Raises:
@@ -46,6 +50,8 @@ class MultimodalTrainer(Trainer):
         eval_collator: DataCollator | None = None,
         card_summary: RunSummary | None = None,
         learning_rates: Mapping[str, float] | None = None,
+        evaluation_drops: Sequence[tuple[str, ...]] = (),
+        metric: str | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("train_dataset", "eval_dataset"):
@@ -56,6 +62,7 @@ class MultimodalTrainer(Trainer):
         self.eval_collator = eval_collator
         self.card_summary = card_summary
         self.learning_rates = dict(learning_rates or {})
+        self.evaluation_drops, self.metric = tuple(evaluation_drops), metric
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(ZeroDiagnosticWarning())
         self.add_callback(RouterWarmup())
@@ -81,6 +88,31 @@ class MultimodalTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return self._with_eval_collator(super().get_test_dataloader, test_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        options = (prediction_loss_only, ignore_keys, metric_key_prefix)
+        output = super().evaluation_loop(dataloader, description, *options)
+        if self.evaluation_drops and metric_key_prefix == "eval":
+            name = f"{metric_key_prefix}_{self.metric}"
+            scores = [output.metrics[name]]
+            whole = self.eval_collator
+            try:
+                for dropped in self.evaluation_drops:
+                    self.eval_collator = dataclasses.replace(whole, drop_modalities=(*whole.drop_modalities, *dropped))
+                    without = super().evaluation_loop(self.get_eval_dataloader(), description, *options)
+                    scores.append(without.metrics[name])
+                    output.metrics[f"{name}_without_{'_'.join(dropped)}"] = scores[-1]
+            finally:
+                self.eval_collator = whole
+            output.metrics[f"{name}_with_drops"] = sum(scores) / len(scores)
+        return output
 
     def _get_dataloader(self, dataset: Any, *args: Any, sampler_fn: Any = None, **kwargs: Any) -> DataLoader:
         # Rows straight from the files; samplers still see the dataset, for its columns.

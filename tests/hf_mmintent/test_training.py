@@ -18,6 +18,8 @@ from datasets import Dataset, NamedSplit
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from hf_mmintent.data.loading import load
+from hf_mmintent.evaluation import evaluate, open_checkpoint
 from hf_mmintent.training import MultimodalTrainer, RunConfig, last_complete_checkpoint, train_run
 from hf_mmintent.training.run_config import parse_overrides
 from tests.modeling.testers import ALL_TESTERS, ModelTester
@@ -53,6 +55,22 @@ def test_a_run_learns_selects_on_validation_and_reloads(run: RunConfig, tmp_path
     assert all({"weight_video", "weight_audio", "weight_coarse"} <= entry.keys() for entry in logs)
     best = max(entry["eval_f1_weighted"] for entry in log_history(tmp_path / "run") if "eval_f1_weighted" in entry)
     assert trained.validation["f1_weighted"] == pytest.approx(best)
+
+
+def test_the_epoch_can_be_selected_with_modalities_dropped(run: RunConfig, tmp_path: Path) -> None:
+    run.validation_drops = True
+    trained = train_run(run, seed=0, folder=tmp_path / "a")
+    scores = trained.validation
+    names = ["f1_weighted", *(f"f1_weighted_without_{name}" for name in ("text", "audio", "video"))]
+    assert scores["f1_weighted_with_drops"] == pytest.approx(sum(scores[name] for name in names) / 4)
+    # What is written beside the plain score is what scoring the finished checkpoint without the modality gives.
+    model, processor = open_checkpoint(trained.checkpoint)
+    rows = load(run.data.name)["validation"]
+    for dropped in ("text", "audio", "video"):
+        found = evaluate(model, processor, rows, drop_modalities=(dropped,))
+        assert found.scores["f1_weighted"] == pytest.approx(scores[f"f1_weighted_without_{dropped}"])
+    means = [entry["eval_f1_weighted_with_drops"] for entry in log_history(tmp_path / "a") if "eval_loss" in entry]
+    assert len(means) == 3 and scores["f1_weighted_with_drops"] == pytest.approx(max(means))
 
 
 def test_the_same_seed_gives_the_same_weights(run: RunConfig, tmp_path: Path) -> None:
