@@ -10,13 +10,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets.utils import logging
 
 from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
 from hf_mmintent.data.feature_files import FeatureFile, open_h5, open_h5_rows
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
-
-logger = logging.get_logger(__name__)
 
 _CATEGORIES = (  # in the order of Annotations.txt
     "Church bell", "Male speech, man speaking", "Bark", "Fixed-wing aircraft, airplane", "Race car, auto racing",
@@ -115,7 +112,7 @@ class Ave(MediaBuilder):
         for event in self.events:
             categories[event["dialogue_id"]].add(event["label"])
         double = {video for video, names in categories.items() if len(names) > 1}
-        logger.warning(f"{self.name}: {len(double)} videos with events of several categories are left out.")
+        self.report.note(f"{self.name}: {len(double)} videos with events of several categories are left out.")
         return {split: [row for row in rows if row["dialogue_id"] not in double] for split, rows in tables.items()}
 
     def _split(self, name: str) -> list[Row]:

@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import DataError, Row, find_file, read_text, resolve_inside
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
+from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 # Place in the sentence to the letter that stands for a word in a file name and the word.
 _WORDS = {
@@ -33,9 +33,9 @@ _LIGHTEST = np.float32(255)
 
 
 @dataclass
-class GridConfig(MultimodalConfig):
+class GridConfig(MediaConfig):
     """
-    Options of GRID beside those of every builder.
+    Options of GRID beside those of every builder and of clips.
 
     Args:
         target (`str`, defaults to `"command"`): The word that is the label: `command`, `color`, `preposition`,
@@ -53,7 +53,7 @@ class GridConfig(MultimodalConfig):
     validation_seed: int = 0
 
 
-class Grid(MultimodalBuilder):
+class Grid(MediaBuilder):
     """GRID (Cooke et al., JASA 2006): six-word sentences such as "bin blue at f two now", seen and heard.
 
     Configurations and the expected folder (`data_dir`):
@@ -73,7 +73,8 @@ class Grid(MultimodalBuilder):
 
     `raw`: clips of 3 s, video at 25 Hz, sound at 44.1 kHz. With one speaker and `grid_tiny.npz` in the folder the
     splits are those of the archive. Otherwise `validation_speakers`, or a seeded `validation_share` of each word's clips.
-    With more than one speaker the ids begin with the speaker's name, for all speakers read the same sentences.
+    With more than one speaker the ids begin with the speaker's name, for all speakers read the same sentences. Clips that
+    do not decode become null and are counted.
 
     There is no test split. Without `validation_speakers` the speakers of both splits are the same.
 
@@ -171,8 +172,8 @@ class Grid(MultimodalBuilder):
 
     # ---- the clips
 
-    def has_media(self) -> bool:
-        return self.is_raw
+    def found_media(self) -> tuple[str, ...]:
+        return self.MEDIA if self.is_raw else ()
 
     def media_of(self, row: Row) -> dict[str, Path]:
         return {"audio": row["clip"], "video": row["clip"]}
@@ -189,10 +190,10 @@ class Grid(MultimodalBuilder):
         speakers = {path.parent.name for path in files}
         rows: list[Row] = []
         for path in files:
-            resolve_inside(self.folder, path.relative_to(self.folder))
+            resolve_inside(self.raw_folder, path.relative_to(self.raw_folder))
             speaker, name = path.parent.name, path.stem
             words = _words_of(name, str(path))
-            _check_alignment(self.raw_folder / "alignments" / speaker / f"{name}.align", words)
+            _check_alignment(resolve_inside(self.raw_folder, f"alignments/{speaker}/{name}.align"), words)
             key = name if len(speakers) == 1 else f"{speaker}_{name}"
             rows.append({"id": key, "name": name, "label": self._target(words), "speaker": speaker, "clip": path})
         splits = self._clip_splits(rows, speakers)

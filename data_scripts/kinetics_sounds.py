@@ -7,13 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 import datasets
-from datasets.utils import logging
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig, clips_by_name
-
-logger = logging.get_logger(__name__)
 
 _ROOTS = (".", "video", "visual", "audio")
 _SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -75,7 +72,7 @@ class KineticsSounds(MediaBuilder):
 
     def read_tables(self) -> dict[str, list[Row]]:
         tables = self.foldered if self.config.name == "folders" else self._listed()
-        logger.warning(
+        self.report.note(
             f"{self.name}/{self.config.name}: {len(self.label_names())} classes; works on this dataset use 31, 33 or 34."
         )
         if "validation" in tables:
@@ -101,6 +98,7 @@ class KineticsSounds(MediaBuilder):
             for place in (f"{root}/{name}" for root in _ROOTS for name in names):
                 for entry in sorted((self.folder / place).iterdir()) if (self.folder / place).is_dir() else ():
                     if entry.is_dir():
+                        resolve_inside(self.folder / place, entry.name)
                         places.setdefault(entry.name.replace("_", " ").strip(), []).append(f"{place}/{entry.name}")
             rows = [
                 {**_row(clip, label), "files": files}
@@ -110,7 +108,7 @@ class KineticsSounds(MediaBuilder):
             if rows:
                 tables[split] = rows
         if "test" not in tables and "validation" in tables:
-            logger.warning(
+            self.report.note(
                 f"{self.name}: {self.folder} has no test folder, so its validation folder is the test split."
             )
             tables["test"] = tables.pop("validation")

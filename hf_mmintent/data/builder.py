@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-from datasets.utils import logging
 
 from hf_mmintent.data import checks
 from hf_mmintent.data.checks import DataError, Row
 from hf_mmintent.data.feature_files import FeatureFile
-from hf_mmintent.data.report import BuildReport, log_shared_groups, shared_groups
-
-logger = logging.get_logger(__name__)
+from hf_mmintent.data.report import BuildReport, shared_groups, shared_sentences
 
 COLUMN_GROUPS = ("text", "features", "media")
+_REPORT = "found.json"
 
 
 @dataclass
@@ -129,7 +127,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
             raise ValueError(
                 f"give `data_dir`, the folder with the official files of {self.name}: nothing is downloaded."
             )
-        return Path(self.config.data_dir)
+        return Path(self.config.data_dir).expanduser().resolve()  # rows hold paths, which must lead from anywhere
 
     @cached_property
     def report(self) -> BuildReport:
@@ -157,6 +155,17 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         return tuple(self.MEDIA) if found else ()
 
     # ---- the interface of `datasets`
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """As in `datasets`. What the files lack is logged again when rows come from the cache, where it is kept."""
+        super().download_and_prepare(*args, **kwargs)
+        place = Path(self.cache_dir) / _REPORT
+        if args or kwargs.get("output_dir") is not None:
+            return  # a folder of the user's, in which another file would be taken for rows
+        if self.report.splits:
+            self.report.save(place)
+        elif place.is_file():
+            self.report.repeat(place)
 
     def _info(self) -> datasets.DatasetInfo:
         columns: dict[str, Any] = {"id": datasets.Value("string")}
@@ -194,7 +203,8 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         empty = [split for split, rows in tables.items() if not rows]
         if empty:
             raise DataError(f"{self.name}: the split {empty[0]} has no rows.")
-        log_shared_groups(self.report.name, shared_groups(tables, ("speaker", "dialogue_id")))
+        for text in shared_sentences(shared_groups(tables, ("speaker", "dialogue_id"))):
+            self.report.note(f"{self.report.name}: {text}")
         return tables
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:

@@ -4,13 +4,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from datasets.utils import logging
 
 from hf_mmintent.data.checks import DataError, Row
 from hf_mmintent.data.report import BuildReport
 from hf_mmintent.data.safe_pickle import load_pickle
-
-logger = logging.get_logger(__name__)
 
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 STREAMS = {"audio": "audio", "video": "vision"}
@@ -37,7 +34,7 @@ class MmsaFile:
     def __init__(self, path: Path, report: BuildReport, sha256: str | None = None, trust_pickle: bool = False):
         self.path, self.report = path, report
         if sha256 is not None and (found := _sha256(path)) != sha256:
-            logger.warning(f"{path} has the SHA-256 {found}, the published file {sha256}: these are other features.")
+            self.report.note(f"{path} has the SHA-256 {found}, the published file {sha256}: these are other features.")
         self.parts = load_pickle(path, trust_pickle)
         if not isinstance(self.parts, dict) or not all(name in self.parts for name in SPLITS.values()):
             raise DataError(f"{path} does not hold {list(SPLITS.values())}: this is not a file of MMSA.")
@@ -84,7 +81,7 @@ class MmsaFile:
                 )
         limits = {name: part[name].shape[1] for name in lengths}
         if len(lengths) == 2 and not _fit(lengths, limits) and _fit(exchanged := _exchanged(lengths), limits):
-            logger.warning(
+            self.report.note(
                 f"{self.path}: `audio_lengths` and `vision_lengths` of {split} are exchanged, as their limits {limits} show: "
                 f"each is read for the other."
             )
