@@ -13,6 +13,7 @@ from datasets.utils import logging
 logger = logging.get_logger(__name__)
 
 _SHOWN = 3
+SHARED = "occurs in several splits"
 
 
 @dataclass
@@ -149,7 +150,7 @@ def shared_sentences(shared: dict[str, dict[str, list[str]]]) -> list[str]:
     sentences = []
     for column, pairs in shared.items():
         text = "; ".join(f"{pair}: {len(groups)} ({_some(groups)})" for pair, groups in pairs.items())
-        sentences.append(f"the same `{column}` occurs in several splits, {text}.")
+        sentences.append(f"the same `{column}` {SHARED}, {text}.")
     return sentences
 
 
