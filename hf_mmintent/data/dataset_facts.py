@@ -187,9 +187,7 @@ def _add_modality(facts: SplitFacts, modality: str, value: Any, key: str) -> boo
     return there
 
 
-def _try_media(
-    facts: SplitFacts, row: Mapping[str, Any], key: str, columns: Mapping[str, str], whole: bool
-) -> None:
+def _try_media(facts: SplitFacts, row: Mapping[str, Any], key: str, columns: Mapping[str, str], whole: bool) -> None:
     for modality, decoder in (("audio", decode_audio), ("video", decode_video)):
         column = columns.get(modality, "")
         if column not in (modality, f"{modality}_path") or key in facts.missing.get(modality, [])[-1:]:
