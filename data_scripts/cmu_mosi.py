@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, number, read_table, whole_number
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
 from hf_mmintent.data.media_files import MediaConfig
-from hf_mmintent.data.mmsa_builder import MmsaBuilder, number
+from hf_mmintent.data.mmsa_builder import MmsaBuilder
 
 _SHA256 = {
     "aligned": "d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9",
@@ -93,13 +93,14 @@ class CmuMosi(MmsaBuilder):
     def open_features(self) -> dict[str, FeatureFile]:
         if not self.per_utterance or not (path := self.folder / "mosi_utt.npz").is_file():
             return {}
-        arrays = open_npz(path)
-        ids = arrays["id"].tolist()
+        archive = open_npz(path)
+        ids = archive.array("id", "U", 1).tolist()
         if len(set(ids)) != len(ids):
             raise DataError(f"{path} holds an id twice.")
+        arrays = {name: archive.array(name, "biuf", 2, len(ids)) for name in ("audio", "video")}
         return {
-            name: FeatureFile(dict(zip(ids, arrays[name])), name, self.report, vectors=True)
-            for name in ("audio", "video")
+            name: FeatureFile(dict(zip(ids, values)), name, self.report, vectors=True, source=str(path))
+            for name, values in arrays.items()
         }
 
     def _utterances(self) -> dict[str, list[Row]]:
@@ -115,20 +116,18 @@ class CmuMosi(MmsaBuilder):
         )
         rows: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         held_out = self._validation_videos({line["vid"] for line in lines if line["bc_split"] == "train"})
-        for line in lines:
-            if not (line["seg"].isascii() and line["seg"].isdigit()):
-                raise DataError(
-                    f"mosi_index.csv: row {line['id']!r} has the `seg` {line['seg']!r}, not a whole number."
-                )
-        for line in sorted(lines, key=lambda line: (line["vid"], int(line["seg"]))):
+        for line in sorted(
+            lines, key=lambda line: (line["vid"], whole_number(line["seg"], f"{line['source']}: `seg`"))
+        ):
+            if line["bc_split"] not in ("train", "test"):
+                raise DataError(f"{line['source']}: `bc_split` is {line['bc_split']!r}, not 'train' or 'test'.")
             split = "validation" if line["vid"] in held_out else line["bc_split"]
-            if split not in rows:
-                raise DataError(f"row {line['id']!r} has the split {split!r}, not 'train' or 'test'.")
             row = {
                 "id": line["id"],
                 "text": line["text"],
-                "label": number(line["sentiment"], f"mosi_index.csv: the `sentiment` of {line['id']!r}"),
+                "label": number(line["sentiment"], f"{line['source']}: `sentiment`"),
                 "dialogue_id": line["vid"],
+                "source": line["source"],
             }
             rows[split].append(row)
         return {split: part for split, part in rows.items() if part or split != "validation"}

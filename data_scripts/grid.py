@@ -122,14 +122,12 @@ class Grid(MediaBuilder):
         """The small arrays of the archive, one entry per clip."""
         path = find_file(self.folder, _ARCHIVE)
         arrays = open_npz(path)
-        found = {name: arrays[name] for name in ("id", "split", "words", "n_frames") if name in arrays}
-        missing = [name for name in ("id", "split", "words", "n_frames", "mel", "mouth") if name not in arrays]
-        if missing:
-            raise DataError(f"{path} has no array {missing[0]!r}: it holds {sorted(arrays)}.")
-        sizes = {name: len(array) for name, array in found.items()}
-        if len(set(sizes.values())) != 1 or found["words"].shape[1:] != (len(_PLACES),):
-            raise DataError(f"{path}: expected one entry per clip and six words each, found {sizes} and words of shape "
-                            f"{found['words'].shape}.")  # fmt: skip
+        found = {"id": arrays.array("id", "U", 1)}
+        count = len(found["id"])
+        for name, kinds, dimensions in (("split", "U", 1), ("words", "U", 2), ("n_frames", "iu", 1)):
+            found[name] = arrays.array(name, kinds, dimensions, count)
+        if found["words"].shape[1] != len(_PLACES):
+            raise DataError(f"{path}: `words` has the shape {found['words'].shape}, not six words per clip.")
         unknown = set(found["split"].tolist()) - set(_SPLITS)
         if unknown:
             raise DataError(f"{path} has the split {sorted(unknown)[0]!r}, not one of {list(_SPLITS)}.")
@@ -142,7 +140,8 @@ class Grid(MediaBuilder):
             expected = _words_of(name, f"the id {name!r} of {_ARCHIVE}")
             if list(expected) != words:
                 raise DataError(f"{_ARCHIVE}: the words of {name!r} are {words}, its name stands for {list(expected)}.")
-            rows.append({"id": name, "label": self._target(expected), "speaker": "s1", "split": _SPLITS[split]})
+            made = {"id": name, "label": self._target(expected), "speaker": "s1", "split": _SPLITS[split]}
+            rows.append({**made, "source": _ARCHIVE})
         return rows
 
     def open_features(self) -> dict[str, FeatureFile]:
@@ -150,18 +149,21 @@ class Grid(MediaBuilder):
             return {}
         path = find_file(self.folder, _ARCHIVE)
         arrays, names = open_npz(path), self.archive["id"].tolist()
-        mel, mouth = arrays["mel"], arrays["mouth"]
-        if mel.ndim != 3 or mouth.ndim != 4 or len(mel) != len(names) or len(mouth) != len(names):
-            raise DataError(
-                f"{path}: `mel` {mel.shape} and `mouth` {mouth.shape} are not (N, bands, steps) and (N, steps, height, "
-                f"width) of the {len(names)} clips."
-            )
+        mel = arrays.array("mel", "f", 3, len(names))  # (N, bands, steps)
+        mouth = arrays.array("mouth", "u", 4, len(names))  # (N, steps, height, width)
         frames = self.archive["n_frames"].tolist()
+        for name, count in zip(names, frames):
+            if (
+                not 2 * mouth.shape[1] - 3 <= count <= 2 * mouth.shape[1]
+            ):  # every second frame, the last one repeated once
+                raise DataError(
+                    f"{path}: `n_frames` of {name!r} is {count}, but `mouth` has {mouth.shape[1]} pictures."
+                )
         # Every second frame from the first on; a clip that is a frame short has one picture less than the array holds.
         lips = [picture[: (count + 1) // 2] for picture, count in zip(mouth.reshape(*mouth.shape[:2], -1), frames)]
         return {
-            "audio": FeatureFile(dict(zip(names, mel)), "audio", self.report, transpose=True),
-            "video": FeatureFile(dict(zip(names, lips)), "video", self.report),
+            "audio": FeatureFile(dict(zip(names, mel)), "audio", self.report, transpose=True, source=str(path)),
+            "video": FeatureFile(dict(zip(names, lips)), "video", self.report, source=str(path)),
         }
 
     def features_of(self, row: Row) -> dict[str, Any]:

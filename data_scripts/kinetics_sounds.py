@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside, whole_number
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig, clips_by_name
 
@@ -84,7 +84,7 @@ class KineticsSounds(MediaBuilder):
         for split, file in _LISTS.items():
             path = find_file(self.folder, file, f"data/KineticSound/{file}")
             lines = read_table(path, ("clip", "seconds", "label"), header=False)
-            tables[split] = [_listed_row(line, f"{path} line {line['line']}") for line in lines]
+            tables[split] = [_listed_row(line, line["source"]) for line in lines]
         what = "train + validation"
         check_counts({what: len(tables["train"])}, {what: _LISTED["train"]}, self.config.strict_counts, self.name)
         return tables
@@ -139,8 +139,7 @@ def _row(clip: str, label: str) -> Row:
 
 
 def _listed_row(line: Row, where: str) -> Row:
-    if not re.fullmatch(r"[\w-]+", line["clip"]):
+    if not re.fullmatch(r"[\w-]+", line["clip"], re.ASCII):
         raise DataError(f"{where} names the clip {line['clip']!r}, not a YouTube id with numbers as -3Mwkq-7TV4_2.")
-    if not line["label"].isdecimal() or int(line["label"]) >= len(_LISTED_CLASSES):
-        raise DataError(f"{where} has the label {line['label']!r}, not a number from 0 to {len(_LISTED_CLASSES) - 1}.")
-    return _row(line["clip"], _LISTED_CLASSES[int(line["label"])])
+    label = whole_number(line["label"], f"{where}: `label`", len(_LISTED_CLASSES) - 1)
+    return {**_row(line["clip"], _LISTED_CLASSES[label]), "source": where}

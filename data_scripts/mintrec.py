@@ -73,4 +73,10 @@ class MIntRec(MediaBuilder):
 
 def _row(line: Row) -> Row:
     group = f"{line['season']}_{line['episode']}"
-    return {"id": f"{group}_{line['clip']}", "text": line["text"], "label": line["label"], "dialogue_id": group}
+    return {
+        "id": f"{group}_{line['clip']}",
+        "text": line["text"],
+        "label": line["label"],
+        "dialogue_id": group,
+        "source": line["source"],
+    }

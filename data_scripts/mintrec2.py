@@ -6,8 +6,17 @@ from typing import Any
 
 import datasets
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
-from hf_mmintent.data.dialogues import CONTEXT, previous_turns, turn_number
+from hf_mmintent.data.checks import (
+    DataError,
+    Row,
+    check_counts,
+    find_file,
+    read_table,
+    resolve_inside,
+    source,
+    whole_number,
+)
+from hf_mmintent.data.dialogues import CONTEXT, previous_turns
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
@@ -100,13 +109,13 @@ class MIntRec2(MediaBuilder):
         for row in rows:
             if (row["label"] == _UNKNOWN) != (row["part"] == "out-of-scope"):
                 raise DataError(
-                    f"row {row['id']!r} of {row['part']} has the label {row['label']!r}: turns of out-of-scope, and no "
-                    f"others, are labelled {_UNKNOWN!r} in the official files."
+                    f"{source(row)}row {row['id']!r} of {row['part']} has the label {row['label']!r}: turns of out-of-scope, "
+                    f"and no others, are labelled {_UNKNOWN!r} in the official files."
                 )
 
     def _rows(self, part: str, split: str) -> list[Row]:
         path = find_file(self.folder, f"{_PARTS[part]}/{_FILES[split]}")
-        return [_row(line, part, path) for line in read_table(path, 8, delimiter="\t", quoted=False)]
+        return [_row(line, part) for line in read_table(path, 8, delimiter="\t", quoted=False)]
 
     @cached_property
     def contexts(self) -> dict[str, list[dict[str, str]]]:
@@ -152,7 +161,8 @@ class MIntRec2(MediaBuilder):
         return {"audio": clip, "video": clip}
 
 
-def _row(line: Row, part: str, path: Path) -> Row:
+def _row(line: Row, part: str) -> Row:
+    whole_number(line["0"], f"{line['source']}: the dialogue id")
     dialogue = f"dia{line['0']}"
     return {
         "id": f"{dialogue}_utt{line['1']}",
@@ -160,6 +170,7 @@ def _row(line: Row, part: str, path: Path) -> Row:
         "label": line["3"],
         "speaker": line["7"],
         "dialogue_id": dialogue,
-        "turn": turn_number(line["1"], f"{path} line {line['line']}"),
+        "turn": whole_number(line["1"], f"{line['source']}: the utterance id"),
         "part": part,
+        "source": line["source"],
     }

@@ -88,7 +88,7 @@ class Xmei(MediaBuilder):
                 raise DataError(f"{where}: `{field}` is {entry[field]!r}, not a text.")
         if not entry.get("video_id"):
             raise DataError(f"{where} has no `video_id`.")
-        row: Row = {"id": entry["video_id"], "problems": [], "files": entry}
+        row: Row = {"id": entry["video_id"], "problems": [], "files": entry, "source": where}
         for field, names in _LABELS.items():
             row[field] = (entry.get(field) or "").strip().lower()
             if row[field] not in names:

@@ -87,6 +87,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         """Rows per split without features: `id`, `text`, `label` and those of `COLUMNS`.
 
         A row may say under `problems`, a list of phrases, what is missing or odd about it; they are counted and logged.
+        Under `source` it says where it comes from, file and line or entry; errors begin with it.
         """
         raise NotImplementedError
 
@@ -202,7 +203,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         checks.check_counts(found, self.REMEMBERED_COUNTS, False, self.name)
         empty = [split for split, rows in tables.items() if not rows]
         if empty:
-            raise DataError(f"{self.name}: the split {empty[0]} has no rows.")
+            raise DataError(f"{self.name}: the split {empty[0]} has no rows in {self.folder}.")
         for text in shared_sentences(shared_groups(tables, ("speaker", "dialogue_id"))):
             self.report.note(f"{self.report.name}: {text}")
         return tables
@@ -219,14 +220,23 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
             if self.media_modalities:
                 example.update(self._media_columns(row))
             self.report.row(row["label"])
+            if "text" in example and example["text"] is not None and not example["text"].strip():
+                self.report.problem("text empty", row["id"])
             for problem in row.get("problems", ()):
                 self.report.problem(problem, row["id"])
             yield row["id"], example
         self.report.log(split)
 
+    def _media_paths(self, row: Row) -> dict[str, Path]:
+        """[`media_of`], whose errors say of which row."""
+        try:
+            return self.media_of(row)
+        except DataError as error:
+            raise DataError(f"{checks.source(row)}row {row['id']!r}: {error}") from error
+
     def _media_columns(self, row: Row) -> dict[str, str | None]:
         columns: dict[str, str | None] = {}
-        for modality, path in self.media_of(row).items():
+        for modality, path in self._media_paths(row).items():
             there = path.is_file()
             columns[f"{modality}_path"] = str(path) if there else None
             if not there:

@@ -1,6 +1,5 @@
 """What CMU-MOSI and CMU-MOSEI share: MMSA publishes the features and the clips of both in the same layout."""
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from hf_mmintent.data.checks import DataError, Row, find_file, read_table, resolve_inside
+from hf_mmintent.data.checks import DataError, Row, find_file, number, read_table, resolve_inside
 from hf_mmintent.data.media_files import MediaBuilder
 from hf_mmintent.data.mmsa_files import SPLITS, MmsaFile
 
@@ -64,7 +63,7 @@ class MmsaBuilder(MediaBuilder):
         path = find_file(self.folder, "label.csv", f"{self.RELEASE}/label.csv")
         tables: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for line in read_table(path, _COLUMNS):
-            where = f"{path} line {line['line']}"
+            where = line["source"]
             if line["mode"] not in _MODES:
                 raise DataError(f"{where} has the `mode` {line['mode']!r}, not one of {list(_MODES)}.")
             if not line["video_id"] or not line["clip_id"]:
@@ -76,6 +75,7 @@ class MmsaBuilder(MediaBuilder):
                     "text": line["text"],
                     "label": number(line["label"], f"{where}: `label`"),
                     "dialogue_id": line["video_id"],
+                    "source": where,
                 }
             )
         return tables
@@ -93,23 +93,3 @@ class MmsaBuilder(MediaBuilder):
         assert self.clip_folder is not None  # without it no row is asked for its clip
         clip = resolve_inside(self.clip_folder, row["id"].replace("$_$", "/") + ".mp4")
         return {"audio": clip, "video": clip}
-
-
-def number(text: str, where: str) -> float:
-    """
-    A finite number of a table.
-
-    Args:
-        text: As in the table.
-        where: Names file, line and field in the error.
-
-    Raises:
-        DataError: `text` is no number.
-    """
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise DataError(f"{where} is {text!r}, not a number.") from error
-    if not math.isfinite(value):
-        raise DataError(f"{where} is {text!r}, not a finite number.")
-    return value

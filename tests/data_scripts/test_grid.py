@@ -110,13 +110,17 @@ def test_wrong_options(tmp_path, options, message):
 @pytest.mark.parametrize(("replaced", "message"), [
     ({"mouth": None}, "has no array 'mouth'"),
     ({"split": np.array(["train", "train", "dev", "test"])}, "has the split 'test'"),
-    ({"split": np.array(["train", "dev"])}, "expected one entry per clip"),
-    ({"words": np.array([["bin"]] * 4)}, "expected one entry per clip and six words"),
+    ({"split": np.array(["train", "dev"])}, r"grid_tiny\.npz: `split` has the shape \(2,\), expected 1 dimensions and 4"),
+    ({"words": np.array([["bin"]] * 4)}, "not six words per clip"),
+    ({"words": np.ones((4, 6))}, "`words` holds float64, not texts"),
+    ({"n_frames": np.array([75, 74, -1, 75])}, "`n_frames` of 'prizzp' is -1, but `mouth` has 38 pictures"),
+    ({"n_frames": np.array([75.0, 74, 75, 75])}, "`n_frames` holds float64"),
     ({"words": np.array([["lay", "blue", "at", "f", "two", "now"]] * 4)}, "its name stands for"),
     ({"id": np.array(["bbaf2n", "lgbx1", "prizzp", "swwa9s"])}, "'lgbx1' is no name of a sentence"),
     ({"id": np.array(["bbaf2n", "lgbw1a", "prizzp", "swwa9s"])}, "'lgbw1a' is no name of a sentence"),
-    ({"mel": np.zeros((3, 20, 150))}, r"`mel` \(3, 20, 150\)"),
-    ({"mouth": np.zeros((4, 38, 768))}, r"`mouth` \(4, 38, 768\)"),
+    ({"mel": np.zeros((3, 20, 150))}, r"`mel` has the shape \(3, 20, 150\), expected 3 dimensions and 4 entries"),
+    ({"mouth": np.zeros((4, 38, 768), np.uint8)}, r"`mouth` has the shape \(4, 38, 768\), expected 4 dimensions"),
+    ({"mouth": np.zeros((4, 38, 24, 32))}, "`mouth` holds float64"),
 ])  # fmt: skip
 def test_broken_archive(tmp_path, replaced, message):
     write_archive(tmp_path, **replaced)
