@@ -91,7 +91,8 @@ class McEiu(MultimodalBuilder):
         path = find_file(self.folder, f"target/{fold}/{part}_int2name.npy")
         names = [_decoded(name, f"{path} row {i}") for i, name in enumerate(np.ravel(load_npy(path)).tolist())]
         labels = {
-            field: _one_hot(path.with_name(f"{part}_{field}_label.npy"), names, _LABELS[field]) for field in _LABELS
+            field: _one_hot(path, path.with_name(f"{part}_{field}_label.npy"), names, _LABELS[field])
+            for field in _LABELS
         }
         rows = []
         for place, name in enumerate(names):
@@ -151,15 +152,15 @@ def _decoded(value: Any, where: str) -> str:
     return str(value)
 
 
-def _one_hot(path: Path, names: list[str], labels: tuple[str, ...]) -> list[str]:
-    """Label names of a one-hot array."""
+def _one_hot(named: Path, path: Path, names: list[str], labels: tuple[str, ...]) -> list[str]:
+    """Label names of a one-hot array, whose rows are in the order of the names in another file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: the folder of a fold holds names and both labels.")
     array = np.asarray(load_npy(path))
     if array.dtype.kind not in "biuf" or array.shape != (len(names), len(labels)):
         raise DataError(
             f"{path} holds {array.dtype} of shape {array.shape}, not ({len(names)}, {len(labels)}) numbers, one row for each "
-            "name in the file beside it that ends in int2name.npy."
+            f"name in {named.name}."
         )
     wrong = np.flatnonzero(((array != 0) & (array != 1)).any(1) | (array.sum(1) != 1))
     if wrong.size:

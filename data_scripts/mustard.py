@@ -149,7 +149,7 @@ class Mustard(MultimodalBuilder):
         if sorted(training + test) != list(range(len(self.rows))):
             raise DataError(
                 f"{path}: fold {fold} names {len(training)} + {len(test)} rows, which are not the {len(self.rows)} rows of "
-                "the table, each once: the two files do not belong together."
+                f"{_TABLE[-1]}, each once: the two files do not belong together."
             )
         return training, test
 

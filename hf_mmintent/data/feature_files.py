@@ -177,6 +177,8 @@ def clean_features(value: Any, where: str, vectors: bool = False) -> np.ndarray 
         value = np.stack(frames)
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        raise DataError(f"{where} are a group of {len(value)} entries, not one array.")
     array = value if isinstance(value, np.ndarray) else _frame(value, where)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} are no numbers but {array.dtype}.")
