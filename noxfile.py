@@ -9,17 +9,22 @@ nox.options.sessions = ["datasets"]
 OLDEST = ("datasets==3.6.0", "fsspec==2025.3.0", "dill==0.3.8")
 FILES = (
     "tests/data_scripts",
+    "tests/hf_mmintent/test_data_files.py",
+    "tests/hf_mmintent/test_safe_pickle.py",
     "tests/hf_mmintent/test_data_loading.py",
+    "tests/hf_mmintent/test_validation.py",
+    "tests/hf_mmintent/test_publish_dataset.py",
     "tests/hf_mmintent/test_collator.py",
     "tests/hf_mmintent/test_reading.py",
     "tests/hf_mmintent/test_extraction.py",
+    "tests/examples/test_extract_features.py",
 )
 
 
 @nox.session(venv_backend="venv")
 @nox.parametrize("release", ["oldest", "newest"])
 def datasets(session: nox.Session, release: str) -> None:
-    """Builders, loading, collating, reading and extraction."""
+    """Builders, readers of files, loading, checking, publishing, collating, reading and extraction."""
     session.install("torch==2.13.0")  # an open range would bring a CUDA build
     session.install("-e", ".[media]", "pytest", "hypothesis")
     session.install(*(OLDEST if release == "oldest" else ("--upgrade", "datasets")))

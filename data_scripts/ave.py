@@ -10,13 +10,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets.utils import logging
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside, whole_number
 from hf_mmintent.data.feature_files import FeatureFile, open_h5, open_h5_rows
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
-
-logger = logging.get_logger(__name__)
 
 _CATEGORIES = (  # in the order of Annotations.txt
     "Church bell", "Male speech, man speaking", "Bark", "Fixed-wing aircraft, airplane", "Race car, auto racing",
@@ -100,7 +97,7 @@ class Ave(MediaBuilder):
     def _lines(self, file: str) -> list[Row]:
         path = self._find(file)
         lines = read_table(path, _FIELDS, delimiter="&", quoted=False, header=None)
-        return [_row(line, f"{path} line {line['line']}") for line in lines]
+        return [_row(line, line["source"]) for line in lines]
 
     def row_counts(self) -> dict[str, int]:
         return {} if self.config.drop_ambiguous else _COUNTS
@@ -115,7 +112,7 @@ class Ave(MediaBuilder):
         for event in self.events:
             categories[event["dialogue_id"]].add(event["label"])
         double = {video for video, names in categories.items() if len(names) > 1}
-        logger.warning(f"{self.name}: {len(double)} videos with events of several categories are left out.")
+        self.report.note(f"{self.name}: {len(double)} videos with events of several categories are left out.")
         return {split: [row for row in rows if row["dialogue_id"] not in double] for split, rows in tables.items()}
 
     def _split(self, name: str) -> list[Row]:
@@ -141,13 +138,13 @@ class Ave(MediaBuilder):
         for modality, name in _FEATURES.items():
             for path in (self.folder / name, self.folder / "data" / name):
                 if path.is_file() and modality not in files:
-                    rows = open_h5_rows(path, "avadataset", keys, changes[modality])
+                    rows = open_h5_rows(path, "avadataset", keys, changes[modality], "line of Annotations.txt")
                     files[modality] = FeatureFile(rows, modality, self.report, source=str(path))
         return files
 
     def _places(self, values: np.ndarray) -> np.ndarray:
         """(10, 7, 7, 512) as steps of one vector; another shape is refused by the reader of features."""
-        if values.ndim != 4:
+        if values.ndim != 4 or values.dtype.kind not in "biuf":
             return values
         grid = values.reshape(len(values), -1, values.shape[-1])
         return grid.mean(1) if self.config.video_grid == "mean" else grid.reshape(len(values), -1)
@@ -176,12 +173,10 @@ class Ave(MediaBuilder):
 def _row(line: Row, where: str) -> Row:
     if line["Category"] not in _CATEGORIES:
         raise DataError(f"{where} has the category {line['Category']!r}, not one of {list(_CATEGORIES)}.")
-    for name in ("StartTime", "EndTime"):
-        if not line[name].isdecimal() or int(line[name]) > _SECONDS:
-            raise DataError(
-                f"{where} has the {name} {line[name]!r}, not a whole number of seconds from 0 to {_SECONDS}."
-            )
-    start, end = float(line["StartTime"]), float(line["EndTime"])
+    start, end = (
+        float(whole_number(line[name], f"{where}: `{name}`, in seconds,", _SECONDS))
+        for name in ("StartTime", "EndTime")
+    )
     if end < start:
         raise DataError(f"{where} has an event from second {line['StartTime']} to {line['EndTime']}.")
     slug = re.sub(r"[^a-z]+", "-", line["Category"].lower()).strip("-")
@@ -191,5 +186,6 @@ def _row(line: Row, where: str) -> Row:
         "dialogue_id": line["VideoID"],
         "start_time": start if end > start else None,
         "end_time": end if end > start else None,
+        "source": where,
         "problems": [] if end > start else ["event of zero length, the whole clip taken,"],
     }

@@ -1,16 +1,13 @@
 """CMU-MOSI: 2,199 utterances of 93 video reviews with a sentiment between −3 and 3."""
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import datasets
 import numpy as np
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, number, read_table, whole_number
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
-from hf_mmintent.data.mmsa_files import SPLITS, MmsaFile
+from hf_mmintent.data.media_files import MediaConfig
+from hf_mmintent.data.mmsa_builder import MmsaBuilder
 
 _SHA256 = {
     "aligned": "d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9",
@@ -21,9 +18,9 @@ _INDEX = ("id", "vid", "seg", "text", "sentiment", "std_fold_LEAKS", "bc_split")
 
 
 @dataclass
-class CmuMosiConfig(MultimodalConfig):
+class CmuMosiConfig(MediaConfig):
     """
-    Options of CMU-MOSI beside those of every builder.
+    Options of CMU-MOSI beside those of every builder and of clips.
 
     Args:
         split_column (`str`, defaults to `"bc_split"`): Column with the split, `bc_split` configuration only.
@@ -36,18 +33,21 @@ class CmuMosiConfig(MultimodalConfig):
     validation_seed: int = 0
 
 
-class CmuMosi(MultimodalBuilder):
+class CmuMosi(MmsaBuilder):
     """CMU-MOSI (Zadeh et al., IEEE Intelligent Systems 2016): sentiment from −3 to 3 of utterances in video reviews.
 
     Configurations and the expected folder (`data_dir`):
 
         aligned     aligned_50.pkl      (or Processed/…, or MOSI/Processed/…) features per word, as MMSA publishes them
         unaligned   unaligned_50.pkl    (same places) features at their own rates
+        raw         label.csv           (or MOSI/…) video_id, clip_id, text, label, …, mode; no features
+                    Raw/03bSnISJMiM/1.mp4   (or MOSI/Raw/…) the clips; rows of the two above have their paths as well
         bc_split    mosi_index.csv      id, vid, seg, text, sentiment, std_fold_LEAKS, bc_split
                     mosi_utt.npz        id, audio (2199, 73), video (2199, 100): one vector per utterance
 
-    `aligned` and `unaligned`: the standard folds, 1,284 / 229 / 686 utterances of 52 / 10 / 31 videos. Padding of the
-    file is removed: by its lengths, or by the mask of `text_bert`.
+    `aligned`, `unaligned` and `raw`: the standard folds, 1,284 / 229 / 686 utterances of 52 / 10 / 31 videos, with ids
+    `<video>$_$<clip>`. Padding of a feature file is removed: by its lengths, or by the mask of `text_bert`. Clips that are
+    absent or do not decode become null and are counted.
 
     `bc_split`: 1,447 training utterances of 62 videos and 752 test utterances of 31 others, in the order of each
     video. The release names no validation split: by default 11 whole training videos are held out, chosen with a seed
@@ -57,7 +57,8 @@ class CmuMosi(MultimodalBuilder):
     test, are refused. Good for code paths and text; not for claims about fusion, nor for comparison with published
     results. The vectors become features of one step.
 
-    Columns: `id`, `text` (upper case), `label`, `dialogue_id` (video), `audio_features`, `video_features`.
+    Columns: `id`, `text` (upper case), `label`, `dialogue_id` (video), `audio_features`, `video_features`, `audio_path`,
+    `video_path`.
     """
 
     CITATION = (
@@ -68,10 +69,10 @@ class CmuMosi(MultimodalBuilder):
     HOMEPAGE = "https://github.com/thuiar/MMSA"
     LICENSE = "CMU's own terms, no redistribution by others; the code of MMSA is MIT"
     BUILDER_CONFIG_CLASS = CmuMosiConfig
-    BUILDER_CONFIGS = [CmuMosiConfig(name=name) for name in ("aligned", "unaligned", "bc_split")]
+    BUILDER_CONFIGS = [CmuMosiConfig(name=name) for name in ("aligned", "unaligned", "raw", "bc_split")]
     DEFAULT_CONFIG_NAME = "aligned"
-    LABEL_RANGE = (-3.0, 3.0)
-    COLUMNS = {"dialogue_id": datasets.Value("string")}
+    RELEASE = "MOSI"
+    SHA256 = _SHA256
 
     @property
     def per_utterance(self) -> bool:
@@ -81,38 +82,25 @@ class CmuMosi(MultimodalBuilder):
     def row_counts(self) -> dict[str, int]:
         return {"test": 752} if self.per_utterance else _FOLDS
 
-    @cached_property
-    def mmsa(self) -> MmsaFile:
-        """The open file of the `aligned` or `unaligned` configuration."""
-        file = f"{self.config.name}_50.pkl"
-        path = find_file(self.folder, file, f"Processed/{file}", f"MOSI/Processed/{file}")
-        return MmsaFile(path, self.report, _SHA256[self.config.name], self.config.trust_pickle)
-
     def read_tables(self) -> dict[str, list[Row]]:
-        return self._utterances() if self.per_utterance else {split: self.mmsa.rows(split) for split in SPLITS}
+        return self._utterances() if self.per_utterance else super().read_tables()
 
-    def feature_widths(self) -> dict[str, int]:
-        if self.per_utterance or not self.config.wants("features"):
-            return super().feature_widths()
-        return self.mmsa.widths
-
-    def features_of(self, row: Row) -> dict[str, Any]:
-        if self.per_utterance or not self.config.wants("features"):
-            return super().features_of(row)
-        return self.mmsa.features(row)
+    def found_media(self) -> tuple[str, ...]:
+        return () if self.per_utterance else super().found_media()
 
     # ---- one vector per utterance
 
     def open_features(self) -> dict[str, FeatureFile]:
         if not self.per_utterance or not (path := self.folder / "mosi_utt.npz").is_file():
             return {}
-        arrays = open_npz(path)
-        ids = arrays["id"].tolist()
+        archive = open_npz(path)
+        ids = archive.array("id", "U", 1).tolist()
         if len(set(ids)) != len(ids):
             raise DataError(f"{path} holds an id twice.")
+        arrays = {name: archive.array(name, "biuf", 2, len(ids)) for name in ("audio", "video")}
         return {
-            name: FeatureFile(dict(zip(ids, arrays[name])), name, self.report, vectors=True)
-            for name in ("audio", "video")
+            name: FeatureFile(dict(zip(ids, values)), name, self.report, vectors=True, source=str(path))
+            for name, values in arrays.items()
         }
 
     def _utterances(self) -> dict[str, list[Row]]:
@@ -128,23 +116,18 @@ class CmuMosi(MultimodalBuilder):
         )
         rows: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
         held_out = self._validation_videos({line["vid"] for line in lines if line["bc_split"] == "train"})
-        for line in lines:
-            for name, kind in (("seg", int), ("sentiment", float)):
-                try:
-                    kind(line[name])
-                except ValueError as error:
-                    raise DataError(
-                        f"mosi_index.csv: row {line['id']!r} has the `{name}` {line[name]!r}: {error}."
-                    ) from error
-        for line in sorted(lines, key=lambda line: (line["vid"], int(line["seg"]))):
+        for line in sorted(
+            lines, key=lambda line: (line["vid"], whole_number(line["seg"], f"{line['source']}: `seg`"))
+        ):
+            if line["bc_split"] not in ("train", "test"):
+                raise DataError(f"{line['source']}: `bc_split` is {line['bc_split']!r}, not 'train' or 'test'.")
             split = "validation" if line["vid"] in held_out else line["bc_split"]
-            if split not in rows:
-                raise DataError(f"row {line['id']!r} has the split {split!r}, not 'train' or 'test'.")
             row = {
                 "id": line["id"],
                 "text": line["text"],
-                "label": float(line["sentiment"]),
+                "label": number(line["sentiment"], f"{line['source']}: `sentiment`"),
                 "dialogue_id": line["vid"],
+                "source": line["source"],
             }
             rows[split].append(row)
         return {split: part for split, part in rows.items() if part or split != "validation"}

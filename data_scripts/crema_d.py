@@ -82,14 +82,14 @@ class CremaD(MediaBuilder):
 
     def _listed(self, split: str) -> list[Row]:
         path = find_file(self.folder, f"{split}.csv", f"data/CREMAD/{split}.csv")
-        return [_row(line, path) for line in read_table(path, ("name", "label"), header=False)]
+        return [_row(line) for line in read_table(path, ("name", "label"), header=False)]
 
     def _all_clips(self) -> list[Row]:
         path = self.folder / "SentenceFilenames.csv"
         if not path.is_file():
             return sorted((row for split in _SPLITS for row in self._listed(split)), key=lambda row: row["id"])
         lines = read_table(path, ("Stimulus_Number", "Filename"))
-        return [_row({"name": line["Filename"], "line": line["line"]}, path) for line in lines]
+        return [_row({"name": line["Filename"], "source": line["source"]}) for line in lines]
 
     def found_media(self) -> tuple[str, ...]:
         there = {"audio": self._sound() is not None, "video": (self.folder / "VideoFlash").is_dir()}
@@ -107,8 +107,8 @@ class CremaD(MediaBuilder):
         }
 
 
-def _row(line: Row, path: Path) -> Row:
-    where = f"{path} line {line['line']}"
+def _row(line: Row) -> Row:
+    where = line["source"]
     name = _NAME.fullmatch(line["name"])
     if name is None:
         raise DataError(
@@ -119,4 +119,4 @@ def _row(line: Row, path: Path) -> Row:
         raise DataError(f"{where}: the emotion of {line['name']!r} is {emotion!r}, not one of {list(_EMOTIONS)}.")
     if line.get("label", emotion) != emotion:
         raise DataError(f"{where} gives {line['name']!r} the label {line['label']!r}, but its name says {emotion!r}.")
-    return {"id": line["name"], "label": _EMOTIONS[emotion], "speaker": actor}
+    return {"id": line["name"], "label": _EMOTIONS[emotion], "speaker": actor, "source": where}

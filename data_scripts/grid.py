@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import DataError, Row, find_file, read_text, resolve_inside
 from hf_mmintent.data.feature_files import FeatureFile, open_npz
+from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 # Place in the sentence to the letter that stands for a word in a file name and the word.
 _WORDS = {
@@ -33,9 +33,9 @@ _LIGHTEST = np.float32(255)
 
 
 @dataclass
-class GridConfig(MultimodalConfig):
+class GridConfig(MediaConfig):
     """
-    Options of GRID beside those of every builder.
+    Options of GRID beside those of every builder and of clips.
 
     Args:
         target (`str`, defaults to `"command"`): The word that is the label: `command`, `color`, `preposition`,
@@ -53,7 +53,7 @@ class GridConfig(MultimodalConfig):
     validation_seed: int = 0
 
 
-class Grid(MultimodalBuilder):
+class Grid(MediaBuilder):
     """GRID (Cooke et al., JASA 2006): six-word sentences such as "bin blue at f two now", seen and heard.
 
     Configurations and the expected folder (`data_dir`):
@@ -73,7 +73,8 @@ class Grid(MultimodalBuilder):
 
     `raw`: clips of 3 s, video at 25 Hz, sound at 44.1 kHz. With one speaker and `grid_tiny.npz` in the folder the
     splits are those of the archive. Otherwise `validation_speakers`, or a seeded `validation_share` of each word's clips.
-    With more than one speaker the ids begin with the speaker's name, for all speakers read the same sentences.
+    With more than one speaker the ids begin with the speaker's name, for all speakers read the same sentences. Clips that
+    do not decode become null and are counted.
 
     There is no test split. Without `validation_speakers` the speakers of both splits are the same.
 
@@ -121,14 +122,12 @@ class Grid(MultimodalBuilder):
         """The small arrays of the archive, one entry per clip."""
         path = find_file(self.folder, _ARCHIVE)
         arrays = open_npz(path)
-        found = {name: arrays[name] for name in ("id", "split", "words", "n_frames") if name in arrays}
-        missing = [name for name in ("id", "split", "words", "n_frames", "mel", "mouth") if name not in arrays]
-        if missing:
-            raise DataError(f"{path} has no array {missing[0]!r}: it holds {sorted(arrays)}.")
-        sizes = {name: len(array) for name, array in found.items()}
-        if len(set(sizes.values())) != 1 or found["words"].shape[1:] != (len(_PLACES),):
-            raise DataError(f"{path}: expected one entry per clip and six words each, found {sizes} and words of shape "
-                            f"{found['words'].shape}.")  # fmt: skip
+        found = {"id": arrays.array("id", "U", 1)}
+        count = len(found["id"])
+        for name, kinds, dimensions in (("split", "U", 1), ("words", "U", 2), ("n_frames", "iu", 1)):
+            found[name] = arrays.array(name, kinds, dimensions, count)
+        if found["words"].shape[1] != len(_PLACES):
+            raise DataError(f"{path}: `words` has the shape {found['words'].shape}, not six words per clip.")
         unknown = set(found["split"].tolist()) - set(_SPLITS)
         if unknown:
             raise DataError(f"{path} has the split {sorted(unknown)[0]!r}, not one of {list(_SPLITS)}.")
@@ -141,7 +140,8 @@ class Grid(MultimodalBuilder):
             expected = _words_of(name, f"the id {name!r} of {_ARCHIVE}")
             if list(expected) != words:
                 raise DataError(f"{_ARCHIVE}: the words of {name!r} are {words}, its name stands for {list(expected)}.")
-            rows.append({"id": name, "label": self._target(expected), "speaker": "s1", "split": _SPLITS[split]})
+            made = {"id": name, "label": self._target(expected), "speaker": "s1", "split": _SPLITS[split]}
+            rows.append({**made, "source": _ARCHIVE})
         return rows
 
     def open_features(self) -> dict[str, FeatureFile]:
@@ -149,18 +149,21 @@ class Grid(MultimodalBuilder):
             return {}
         path = find_file(self.folder, _ARCHIVE)
         arrays, names = open_npz(path), self.archive["id"].tolist()
-        mel, mouth = arrays["mel"], arrays["mouth"]
-        if mel.ndim != 3 or mouth.ndim != 4 or len(mel) != len(names) or len(mouth) != len(names):
-            raise DataError(
-                f"{path}: `mel` {mel.shape} and `mouth` {mouth.shape} are not (N, bands, steps) and (N, steps, height, "
-                f"width) of the {len(names)} clips."
-            )
+        mel = arrays.array("mel", "f", 3, len(names))  # (N, bands, steps)
+        mouth = arrays.array("mouth", "u", 4, len(names))  # (N, steps, height, width)
         frames = self.archive["n_frames"].tolist()
+        for name, count in zip(names, frames):
+            if (
+                not 2 * mouth.shape[1] - 3 <= count <= 2 * mouth.shape[1]
+            ):  # every second frame, the last one repeated once
+                raise DataError(
+                    f"{path}: `n_frames` of {name!r} is {count}, but `mouth` has {mouth.shape[1]} pictures."
+                )
         # Every second frame from the first on; a clip that is a frame short has one picture less than the array holds.
         lips = [picture[: (count + 1) // 2] for picture, count in zip(mouth.reshape(*mouth.shape[:2], -1), frames)]
         return {
-            "audio": FeatureFile(dict(zip(names, mel)), "audio", self.report, transpose=True),
-            "video": FeatureFile(dict(zip(names, lips)), "video", self.report),
+            "audio": FeatureFile(dict(zip(names, mel)), "audio", self.report, transpose=True, source=str(path)),
+            "video": FeatureFile(dict(zip(names, lips)), "video", self.report, source=str(path)),
         }
 
     def features_of(self, row: Row) -> dict[str, Any]:
@@ -171,8 +174,8 @@ class Grid(MultimodalBuilder):
 
     # ---- the clips
 
-    def has_media(self) -> bool:
-        return self.is_raw
+    def found_media(self) -> tuple[str, ...]:
+        return self.MEDIA if self.is_raw else ()
 
     def media_of(self, row: Row) -> dict[str, Path]:
         return {"audio": row["clip"], "video": row["clip"]}
@@ -189,10 +192,10 @@ class Grid(MultimodalBuilder):
         speakers = {path.parent.name for path in files}
         rows: list[Row] = []
         for path in files:
-            resolve_inside(self.folder, path.relative_to(self.folder))
+            resolve_inside(self.raw_folder, path.relative_to(self.raw_folder))
             speaker, name = path.parent.name, path.stem
             words = _words_of(name, str(path))
-            _check_alignment(self.raw_folder / "alignments" / speaker / f"{name}.align", words)
+            _check_alignment(resolve_inside(self.raw_folder, f"alignments/{speaker}/{name}.align"), words)
             key = name if len(speakers) == 1 else f"{speaker}_{name}"
             rows.append({"id": key, "name": name, "label": self._target(words), "speaker": speaker, "clip": path})
         splits = self._clip_splits(rows, speakers)

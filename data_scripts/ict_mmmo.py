@@ -1,6 +1,5 @@
 """ICT-MMMO: 340 video reviews of films with a sentiment between 1 and 5, as sequences of words."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,14 @@ class IctMmmo(MultimodalBuilder):
         return {split: self._rows(split) for split in _SPLITS}
 
     def _rows(self, split: str) -> list[Row]:
-        labels = self._array(split, "y")
         low, high = self.LABEL_RANGE
-        if labels.ndim != 1 or not np.all((labels >= low) & (labels <= high)):
-            raise DataError(f"{self.path}: `{_SPLITS[split]}_y` is not one number from {low} to {high} per review.")
         rows = []
-        for index, value in enumerate(labels.tolist()):
+        for index, value in enumerate(self._array(split, "y", 1).tolist()):
+            source = f"{self.path}: `{_SPLITS[split]}_y`, entry {index}"
+            if not low <= value <= high:
+                raise DataError(f"{source}, is {value}, not a number from {low} to {high}.")
             label = value if self.config.name == "sentiment" else ("negative", "positive")[value >= _POSITIVE]
-            rows.append({"id": _key(split, index), "label": label})
+            rows.append({"id": _key(split, index), "label": label, "source": source})
         return rows
 
     @cached_property
@@ -72,15 +71,12 @@ class IctMmmo(MultimodalBuilder):
         return find_file(self.folder, "mmmo.npz")
 
     @cached_property
-    def archive(self) -> Mapping[str, Any]:
+    def archive(self) -> Any:
         """Arrays by name."""
         return open_npz(self.path)
 
-    def _array(self, split: str, name: str) -> np.ndarray:
-        key = f"{_SPLITS[split]}_{name}"
-        if key not in self.archive:
-            raise DataError(f"{self.path} has no array {key!r}: it holds {sorted(self.archive)}.")
-        return self.archive[key]
+    def _array(self, split: str, name: str, dimensions: int) -> np.ndarray:
+        return self.archive.array(f"{_SPLITS[split]}_{name}", "biuf", dimensions)
 
     def open_features(self) -> dict[str, FeatureFile]:
         entries: dict[str, dict[str, np.ndarray]] = {modality: {} for modality in _STREAMS}
@@ -88,24 +84,27 @@ class IctMmmo(MultimodalBuilder):
             for index, (start, stop) in enumerate(self.extents[split]):
                 for modality, array in self.streams[split].items():
                     entries[modality][_key(split, index)] = array[index, start:stop]
-        return {modality: FeatureFile(values, modality, self.report) for modality, values in entries.items() if values}
+        where = str(self.path)
+        return {
+            name: FeatureFile(values, name, self.report, source=where) for name, values in entries.items() if values
+        }
 
     @cached_property
     def streams(self) -> dict[str, dict[str, np.ndarray]]:
         """Padded arrays (N, T, D) by split and modality; those that a split lacks are left out."""
         found = {
             split: {
-                modality: self._array(split, name)
+                modality: self._array(split, name, 3)
                 for modality, name in _STREAMS.items()
                 if modality != "lexical" or f"{_SPLITS[split]}_{name}" in self.archive
             }
             for split in _SPLITS
         }
         for split, arrays in found.items():
-            rows = len(self._array(split, "y"))
+            rows = len(self._array(split, "y", 1))
             shapes = {modality: array.shape for modality, array in arrays.items()}
             steps = shapes["audio"][1:2]
-            if any(len(shape) != 3 or shape[:2] != (rows, *steps) for shape in shapes.values()):
+            if any(shape[:2] != (rows, *steps) for shape in shapes.values()):
                 raise DataError(f"{self.path}: the arrays of {split} are {shapes}, not (N, T, D) with N = {rows}.")
         return found
 

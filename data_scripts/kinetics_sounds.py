@@ -7,13 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 import datasets
-from datasets.utils import logging
 
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table
+from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside, whole_number
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig, clips_by_name
-
-logger = logging.get_logger(__name__)
 
 _ROOTS = (".", "video", "visual", "audio")
 _SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -75,7 +72,7 @@ class KineticsSounds(MediaBuilder):
 
     def read_tables(self) -> dict[str, list[Row]]:
         tables = self.foldered if self.config.name == "folders" else self._listed()
-        logger.warning(
+        self.report.note(
             f"{self.name}/{self.config.name}: {len(self.label_names())} classes; works on this dataset use 31, 33 or 34."
         )
         if "validation" in tables:
@@ -87,7 +84,7 @@ class KineticsSounds(MediaBuilder):
         for split, file in _LISTS.items():
             path = find_file(self.folder, file, f"data/KineticSound/{file}")
             lines = read_table(path, ("clip", "seconds", "label"), header=False)
-            tables[split] = [_listed_row(line, f"{path} line {line['line']}") for line in lines]
+            tables[split] = [_listed_row(line, line["source"]) for line in lines]
         what = "train + validation"
         check_counts({what: len(tables["train"])}, {what: _LISTED["train"]}, self.config.strict_counts, self.name)
         return tables
@@ -101,6 +98,7 @@ class KineticsSounds(MediaBuilder):
             for place in (f"{root}/{name}" for root in _ROOTS for name in names):
                 for entry in sorted((self.folder / place).iterdir()) if (self.folder / place).is_dir() else ():
                     if entry.is_dir():
+                        resolve_inside(self.folder / place, entry.name)
                         places.setdefault(entry.name.replace("_", " ").strip(), []).append(f"{place}/{entry.name}")
             rows = [
                 {**_row(clip, label), "files": files}
@@ -110,7 +108,7 @@ class KineticsSounds(MediaBuilder):
             if rows:
                 tables[split] = rows
         if "test" not in tables and "validation" in tables:
-            logger.warning(
+            self.report.note(
                 f"{self.name}: {self.folder} has no test folder, so its validation folder is the test split."
             )
             tables["test"] = tables.pop("validation")
@@ -141,8 +139,7 @@ def _row(clip: str, label: str) -> Row:
 
 
 def _listed_row(line: Row, where: str) -> Row:
-    if not re.fullmatch(r"[\w-]+", line["clip"]):
+    if not re.fullmatch(r"[\w-]+", line["clip"], re.ASCII):
         raise DataError(f"{where} names the clip {line['clip']!r}, not a YouTube id with numbers as -3Mwkq-7TV4_2.")
-    if not line["label"].isdecimal() or int(line["label"]) >= len(_LISTED_CLASSES):
-        raise DataError(f"{where} has the label {line['label']!r}, not a number from 0 to {len(_LISTED_CLASSES) - 1}.")
-    return _row(line["clip"], _LISTED_CLASSES[int(line["label"])])
+    label = whole_number(line["label"], f"{where}: `label`", len(_LISTED_CLASSES) - 1)
+    return {**_row(line["clip"], _LISTED_CLASSES[label]), "source": where}

@@ -89,9 +89,10 @@ class McEiu(MultimodalBuilder):
     def _rows(self, part: str) -> list[Row]:
         fold = self.config.name.rpartition("fold")[2]
         path = find_file(self.folder, f"target/{fold}/{part}_int2name.npy")
-        names = [_decoded(name) for name in np.asarray(load_npy(path)).reshape(-1).tolist()]
+        names = [_decoded(name, f"{path} row {i}") for i, name in enumerate(np.ravel(load_npy(path)).tolist())]
         labels = {
-            field: _one_hot(path.with_name(f"{part}_{field}_label.npy"), names, _LABELS[field]) for field in _LABELS
+            field: _one_hot(path, path.with_name(f"{part}_{field}_label.npy"), names, _LABELS[field])
+            for field in _LABELS
         }
         rows = []
         for place, name in enumerate(names):
@@ -101,7 +102,8 @@ class McEiu(MultimodalBuilder):
             row = {"id": name, "dialogue_id": match[1], **{field: found[place] for field, found in labels.items()}}
             speaker = self.speakers.get(name)
             problems = ["speaker missing"] if self.speakers and speaker is None else []
-            rows.append({**row, "label": row[self.target], "speaker": speaker, "problems": problems})
+            more = {"label": row[self.target], "speaker": speaker, "problems": problems}
+            rows.append({**row, **more, "source": f"{path} row {place}"})
         return rows
 
     @cached_property
@@ -116,7 +118,8 @@ class McEiu(MultimodalBuilder):
             value = np.asarray(file.dataset(name)[()]).reshape(-1)
             if value.size != 1:
                 raise DataError(f"{path}: the speaker of {name!r} has {value.size} values, not one.")
-            speakers[name] = f"{name.rpartition('_')[0]}_{_decoded(value[0].item())}"
+            speaker = _decoded(value[0].item(), f"{path}: the speaker of {name!r}")
+            speakers[name] = f"{name.rpartition('_')[0]}_{speaker}"
         return speakers
 
     def open_features(self) -> dict[str, FeatureFile]:
@@ -137,18 +140,27 @@ class McEiu(MultimodalBuilder):
         return files
 
 
-def _decoded(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _decoded(value: Any, where: str) -> str:
+    """A name or a number as text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where} is {value!r}, which is not UTF-8.") from error
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise DataError(f"{where} is {value!r:.60}, neither a name nor a number.")
+    return str(value)
 
 
-def _one_hot(path: Path, names: list[str], labels: tuple[str, ...]) -> list[str]:
-    """Label names of a one-hot array."""
+def _one_hot(named: Path, path: Path, names: list[str], labels: tuple[str, ...]) -> list[str]:
+    """Label names of a one-hot array, whose rows are in the order of the names in another file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: the folder of a fold holds names and both labels.")
     array = np.asarray(load_npy(path))
     if array.dtype.kind not in "biuf" or array.shape != (len(names), len(labels)):
         raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}, not ({len(names)}, {len(labels)}) numbers."
+            f"{path} holds {array.dtype} of shape {array.shape}, not ({len(names)}, {len(labels)}) numbers, one row for each "
+            f"name in {named.name}."
         )
     wrong = np.flatnonzero(((array != 0) & (array != 1)).any(1) | (array.sum(1) != 1))
     if wrong.size:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import datasets
 
-from hf_mmintent.data.checks import Row, find_file, read_table, resolve_inside
-from hf_mmintent.data.dialogues import CONTEXT, previous_turns, turn_number
+from hf_mmintent.data.checks import Row, find_file, read_table, resolve_inside, whole_number
+from hf_mmintent.data.dialogues import CONTEXT, previous_turns
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 _COLUMNS = (
@@ -70,6 +70,7 @@ class Meld(MediaBuilder):
         path = find_file(self.folder, file, f"data/MELD/{file}")
         rows = []
         for line in read_table(path, _COLUMNS):
+            whole_number(line["Dialogue_ID"], f"{line['source']}: `Dialogue_ID`")
             dialogue = f"{split}_dia{line['Dialogue_ID']}"
             row = {
                 "id": f"{dialogue}_utt{line['Utterance_ID']}",
@@ -77,8 +78,9 @@ class Meld(MediaBuilder):
                 "label": line[self.config.name.capitalize()],
                 "speaker": line["Speaker"],
                 "dialogue_id": dialogue,
-                "turn": turn_number(line["Utterance_ID"], f"{path} line {line['line']}"),
+                "turn": whole_number(line["Utterance_ID"], f"{line['source']}: `Utterance_ID`"),
                 "split": split,
+                "source": line["source"],
             }
             rows.append(row)
         contexts = previous_turns(rows)

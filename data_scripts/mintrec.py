@@ -4,9 +4,9 @@ from pathlib import Path
 
 import datasets
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import Row, find_file, read_table, resolve_inside
 from hf_mmintent.data.feature_files import FeatureFile
+from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 _LABELS = (
     "Complain", "Praise", "Apologise", "Thank", "Criticize", "Agree", "Taunt", "Flaunt", "Joke", "Oppose",
@@ -14,7 +14,7 @@ _LABELS = (
 )  # fmt: skip
 
 
-class MIntRec(MultimodalBuilder):
+class MIntRec(MediaBuilder):
     """MIntRec (Zhang et al., ACM Multimedia 2022): text, audio and video of 2,224 utterances, 20 intents.
 
     Expected folder (`data_dir`), of which only the tables must be there:
@@ -27,7 +27,7 @@ class MIntRec(MultimodalBuilder):
     Splits 1,334 / 445 / 445. Labels keep the official order; other code bases order them differently, so compare
     names, not ids. The width of the features is read from the files, since other extractions exist. All clips come
     from one series and no table names the speakers: whether a speaker is in two splits cannot be checked. 15 test rows
-    repeat the text of a training row.
+    repeat the text of a training row. Clips that are absent or do not decode become null and are counted.
 
     Columns: `id`, `text`, `label`, `dialogue_id` (season and episode), `audio_features`, `video_features`,
     `audio_path`, `video_path`.
@@ -40,7 +40,8 @@ class MIntRec(MultimodalBuilder):
     )
     HOMEPAGE = "https://github.com/thuiar/MIntRec"
     LICENSE = "MIT on the repository, CC BY-SA 4.0 on its dataset card; the clips belong to their broadcaster"
-    BUILDER_CONFIGS = [MultimodalConfig(name="mintrec")]
+    BUILDER_CONFIG_CLASS = MediaConfig
+    BUILDER_CONFIGS = [MediaConfig(name="mintrec")]
     LABELS = _LABELS
     COLUMNS = {"dialogue_id": datasets.Value("string")}
     MEDIA = ("audio", "video")
@@ -62,8 +63,8 @@ class MIntRec(MultimodalBuilder):
             if path.is_file()
         }
 
-    def has_media(self) -> bool:
-        return (self.folder / "raw_data").is_dir()
+    def found_media(self) -> tuple[str, ...]:
+        return self.MEDIA if (self.folder / "raw_data").is_dir() else ()
 
     def media_of(self, row: Row) -> dict[str, Path]:
         clip = resolve_inside(self.folder / "raw_data", row["id"].replace("_", "/") + ".mp4")
@@ -72,4 +73,10 @@ class MIntRec(MultimodalBuilder):
 
 def _row(line: Row) -> Row:
     group = f"{line['season']}_{line['episode']}"
-    return {"id": f"{group}_{line['clip']}", "text": line["text"], "label": line["label"], "dialogue_id": group}
+    return {
+        "id": f"{group}_{line['clip']}",
+        "text": line["text"],
+        "label": line["label"],
+        "dialogue_id": group,
+        "source": line["source"],
+    }

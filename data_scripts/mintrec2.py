@@ -6,10 +6,19 @@ from typing import Any
 
 import datasets
 
-from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
-from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_table, resolve_inside
-from hf_mmintent.data.dialogues import CONTEXT, previous_turns, turn_number
+from hf_mmintent.data.checks import (
+    DataError,
+    Row,
+    check_counts,
+    find_file,
+    read_table,
+    resolve_inside,
+    source,
+    whole_number,
+)
+from hf_mmintent.data.dialogues import CONTEXT, previous_turns
 from hf_mmintent.data.feature_files import FeatureFile
+from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 
 _LABELS = (
     "Acknowledge", "Advise", "Agree", "Apologise", "Arrange", "Ask for help", "Asking for opinions", "Care", "Comfort",
@@ -29,7 +38,7 @@ _REMEMBERED = {
 }
 
 
-class MIntRec2(MultimodalBuilder):
+class MIntRec2(MediaBuilder):
     """MIntRec2.0 (Zhang et al., ICLR 2024): text, audio and video of dialogues, 30 intents and out-of-scope turns.
 
     Configurations; name the one you used with every result:
@@ -52,7 +61,7 @@ class MIntRec2(MultimodalBuilder):
     `in-scope`, so `context` (earlier turns) is taken from the tables of `total` where they are there and else is null.
     Speaker names are verbatim, with placeholders (`superstore person1`) and variants (`Gleen` beside `Glenn`). The
     times in the tables are those of the episode, not of the clip, and are left out. 75 training texts, mostly
-    greetings, recur in the in-scope test.
+    greetings, recur in the in-scope test. Clips that are absent or do not decode become null and are counted.
 
     Columns: `id`, `text`, `label`, `speaker`, `dialogue_id`, `context`, `audio_features`, `video_features`,
     `audio_path`, `video_path`.
@@ -66,7 +75,8 @@ class MIntRec2(MultimodalBuilder):
     )
     HOMEPAGE = "https://github.com/thuiar/MIntRec2.0"
     LICENSE = "CC BY-NC-SA 4.0 on the repository, CC BY-SA 4.0 on its dataset card; the clips belong to broadcasters"
-    BUILDER_CONFIGS = [MultimodalConfig(name=name) for name in _REMEMBERED]
+    BUILDER_CONFIG_CLASS = MediaConfig
+    BUILDER_CONFIGS = [MediaConfig(name=name) for name in _REMEMBERED]
     DEFAULT_CONFIG_NAME = "in_scope"
     COLUMNS = {"speaker": datasets.Value("string"), "dialogue_id": datasets.Value("string"), "context": CONTEXT}
     MEDIA = ("audio", "video")
@@ -99,13 +109,13 @@ class MIntRec2(MultimodalBuilder):
         for row in rows:
             if (row["label"] == _UNKNOWN) != (row["part"] == "out-of-scope"):
                 raise DataError(
-                    f"row {row['id']!r} of {row['part']} has the label {row['label']!r}: turns of out-of-scope, and no "
-                    f"others, are labelled {_UNKNOWN!r} in the official files."
+                    f"{source(row)}row {row['id']!r} of {row['part']} has the label {row['label']!r}: turns of out-of-scope, "
+                    f"and no others, are labelled {_UNKNOWN!r} in the official files."
                 )
 
     def _rows(self, part: str, split: str) -> list[Row]:
         path = find_file(self.folder, f"{_PARTS[part]}/{_FILES[split]}")
-        return [_row(line, part, path) for line in read_table(path, 8, delimiter="\t", quoted=False)]
+        return [_row(line, part) for line in read_table(path, 8, delimiter="\t", quoted=False)]
 
     @cached_property
     def contexts(self) -> dict[str, list[dict[str, str]]]:
@@ -143,15 +153,16 @@ class MIntRec2(MultimodalBuilder):
             return {}
         return {name: file.get(row["id"]) for name, file in self._part_features[row["part"]].items()}
 
-    def has_media(self) -> bool:
-        return (self.folder / "raw_data").is_dir()
+    def found_media(self) -> tuple[str, ...]:
+        return self.MEDIA if (self.folder / "raw_data").is_dir() else ()
 
     def media_of(self, row: Row) -> dict[str, Path]:
         clip = resolve_inside(self.folder / "raw_data", f"{row['id']}.mp4")
         return {"audio": clip, "video": clip}
 
 
-def _row(line: Row, part: str, path: Path) -> Row:
+def _row(line: Row, part: str) -> Row:
+    whole_number(line["0"], f"{line['source']}: the dialogue id")
     dialogue = f"dia{line['0']}"
     return {
         "id": f"{dialogue}_utt{line['1']}",
@@ -159,6 +170,7 @@ def _row(line: Row, part: str, path: Path) -> Row:
         "label": line["3"],
         "speaker": line["7"],
         "dialogue_id": dialogue,
-        "turn": turn_number(line["1"], f"{path} line {line['line']}"),
+        "turn": whole_number(line["1"], f"{line['source']}: the utterance id"),
         "part": part,
+        "source": line["source"],
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,7 +13,7 @@ from hf_mmintent.data.builder import MultimodalBuilder, MultimodalConfig
 from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_json
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.safe_pickle import load_pickle
-from hf_mmintent.data.word_features import HktFile, cut_to_words
+from hf_mmintent.data.word_features import HktFile, cut_to_words, list_of
 
 _FIELDS = {"utterance": str, "speaker": str, "context": list, "context_speakers": list, "show": str, "sarcasm": bool}
 _FOLDS = 5
@@ -100,7 +101,7 @@ class Mustard(MultimodalBuilder):
     def rows(self) -> list[Row]:
         """All rows in the order of the table, to which the official folds refer."""
         path = find_file(self.folder, *_TABLE)
-        rows = [_row(key, item) for key, item in read_json(path).items()]
+        rows = [_row(key, item, path) for key, item in read_json(path).items()]
         counts = {name: sum(row["label"] == name for row in rows) for name in self.LABELS}
         check_counts(counts, dict.fromkeys(self.LABELS, 345), self.config.strict_counts, self.name)
         return rows
@@ -138,13 +139,17 @@ class Mustard(MultimodalBuilder):
                 f"choose the configuration 'own_fold{fold}', a fold of this package, or 'speaker_independent'."
             )
         pairs = load_pickle(path, self.config.trust_pickle)
-        if not isinstance(pairs, (list, tuple)) or len(pairs) != _FOLDS or any(len(pair) != 2 for pair in pairs):
+        pairs = [list_of(pair, f"{path}: fold {i}") for i, pair in enumerate(list_of(pairs, f"{path}: the content"))]
+        if len(pairs) != _FOLDS or any(len(pair) != 2 for pair in pairs):
             raise DataError(f"{path} does not hold {_FOLDS} pairs of training and test rows: not the official file.")
-        training, test = ([int(i) for i in part] for part in pairs[fold])
+        training, test = (
+            [_position(i, f"{path}: fold {fold}, {name},") for i in list_of(part, f"{path}: fold {fold}, {name},")]
+            for name, part in zip(("training", "test"), pairs[fold])
+        )
         if sorted(training + test) != list(range(len(self.rows))):
             raise DataError(
                 f"{path}: fold {fold} names {len(training)} + {len(test)} rows, which are not the {len(self.rows)} rows of "
-                "the table, each once: the two files do not belong together."
+                f"{_TABLE[-1]}, each once: the two files do not belong together."
             )
         return training, test
 
@@ -212,16 +217,28 @@ class Mustard(MultimodalBuilder):
         return cut_to_words(features, row["words"], self.report, row["id"]) if self.is_hkt else features
 
 
-def _row(key: str, item: Any) -> Row:
+def _position(value: Any, where: str) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise DataError(f"{where} holds {value!r:.40}, not the place of a row.")
+    return int(value)
+
+
+def _row(key: str, item: Any, path: Path) -> Row:
     for field, kind in _FIELDS.items():
         if not isinstance(item, dict) or not isinstance(item.get(field), kind):
             found = repr(item[field]) if isinstance(item, dict) and field in item else "nothing"
-            raise DataError(f"item {key!r} has {found} as `{field}`, not a {kind.__name__}.")
+            raise DataError(f"{path}: item {key!r} has {found:.80} as `{field}`, not a {kind.__name__}.")
     turns, speakers = item["context"], item["context_speakers"]
     if len(turns) != len(speakers):
-        raise DataError(f"item {key!r} has {len(turns)} turns of `context` but {len(speakers)} `context_speakers`.")
+        raise DataError(
+            f"{path}: item {key!r} has {len(turns)} turns of `context` but {len(speakers)} `context_speakers`."
+        )
+    for field in ("context", "context_speakers"):
+        if not all(isinstance(text, str) for text in item[field]):
+            raise DataError(f"{path}: item {key!r} has {item[field]!r:.80} as `{field}`, not a list of texts.")
     return {
         "id": key,
+        "source": str(path),
         "text": item["utterance"],
         "label": "sarcastic" if item["sarcasm"] else "not_sarcastic",
         "speaker": item["speaker"],

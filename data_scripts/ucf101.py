@@ -114,7 +114,10 @@ class Ucf101(MediaBuilder):
     def _rows(self, file: str) -> list[Row]:
         path = find_file(self.folder, f"{_LISTS}/{file}", file)
         lines = enumerate(read_text(path).splitlines(), 1)
-        return [_row(line.split(), f"{path} line {number}") for number, line in lines if line.strip()]
+        rows = [_row(line.split(), f"{path} line {number}") for number, line in lines if line.strip()]
+        if not rows:
+            raise DataError(f"{path} has no rows: it is truncated, or not the official file.")
+        return rows
 
     def found_media(self) -> tuple[str, ...]:
         there = {"video": (self.folder / _CLIPS).is_dir(), "flow": bool(self.flow)}
@@ -154,4 +157,4 @@ def _row(fields: list[str], where: str) -> Row:
         raise DataError(f"{where} has the class {label!r}, which is none of the 101 of UCF101.")
     if len(fields) > 2 or (len(fields) == 2 and fields[1] != str(_CLASSES.index(label) + 1)):
         raise DataError(f"{where} gives {label!r} the number {fields[1:]}, not {_CLASSES.index(label) + 1}.")
-    return {"id": name, "label": label, "dialogue_id": f"{label}_g{group[1]}"}
+    return {"id": name, "label": label, "dialogue_id": f"{label}_g{group[1]}", "source": where}

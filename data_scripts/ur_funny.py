@@ -5,13 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, resolve_inside
 from hf_mmintent.data.dialogues import CONTEXT
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
-from hf_mmintent.data.word_features import PARTS, HktFile, binary_label, cut_to_words, load_dict, sentence
+from hf_mmintent.data.word_features import (
+    PARTS,
+    HktFile,
+    binary_label,
+    cut_to_words,
+    identifier,
+    list_of,
+    load_dict,
+    sentence,
+)
 
 _LABELS = ("not_humorous", "humorous")
 _FEATURES = {"audio": "covarep_features_sdk.pkl", "video": "openface_features_sdk.pkl"}
@@ -82,7 +89,9 @@ class UrFunny(MediaBuilder):
         for split, part in PARTS.items():
             if part not in folds:
                 raise DataError(f"data_folds.pkl has the parts {list(folds)}, not {list(PARTS.values())}.")
-            tables[split] = [self._row(key, language, labels) for key in np.asarray(folds[part]).tolist()]
+            where = f"data_folds.pkl: `{part}`"
+            keys = [identifier(key, f"{where}, entry {i},") for i, key in enumerate(list_of(folds[part], where))]
+            tables[split] = [self._row(key, language, labels) for key in keys]
         found = {"all": sum(len(rows) for rows in tables.values())}
         check_counts(found, {"all": 10166}, self.config.strict_counts, self.name)
         return tables
@@ -95,7 +104,8 @@ class UrFunny(MediaBuilder):
         if key not in labels:
             raise DataError(f"humor_label_sdk.pkl has no label of {key!r}, which data_folds.pkl names.")
         label = binary_label(labels[key], f"humor_label_sdk.pkl: the label of {key!r}")
-        row = {"id": str(key), "key": key, "label": _LABELS[label], "text": None, "context": [], "words": 0}
+        row = {"id": str(key), "key": key, "label": _LABELS[label], "text": None, "context": [], "words": 0,
+               "source": "data_folds.pkl"}  # fmt: skip
         entry = language.get(key)
         if entry is None:
             return {**row, "problems": ["text missing"]}
@@ -104,9 +114,10 @@ class UrFunny(MediaBuilder):
             if not isinstance(entry, dict) or field not in entry:
                 raise DataError(f"{where} there is no `{field}`: this is not the file of UR-FUNNY V2.")
         row["text"] = sentence(entry["punchline_sentence"], f"{where} `punchline_sentence`")
-        turns = [sentence(turn, f"{where} `context_sentences`") for turn in entry["context_sentences"]]
-        row["context"] = [{"speaker": None, "text": turn} for turn in turns]
-        row["words"] = len(entry.get("punchline_embedding_indexes", row["text"].split()))
+        turns = list_of(entry["context_sentences"], f"{where} `context_sentences`")
+        row["context"] = [{"speaker": None, "text": sentence(turn, f"{where} `context_sentences`")} for turn in turns]
+        words = entry.get("punchline_embedding_indexes", row["text"].split())
+        row["words"] = len(list_of(words, f"{where} `punchline_embedding_indexes`"))
         return row
 
     def open_features(self) -> dict[str, FeatureFile]:

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.utils import logging
 
 from hf_mmintent.data.checks import DataError, Row, check_counts, find_file, read_json, read_text, resolve_inside
 from hf_mmintent.data.media_files import MediaBuilder, MediaConfig
 from hf_mmintent.modeling.answer_format import EMOTIONS, INTENTS
-
-logger = logging.get_logger(__name__)
 
 _LABELS = {"intent": INTENTS, "emotion": EMOTIONS}
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -75,7 +72,7 @@ class Xmei(MediaBuilder):
         for split, name in _SPLITS.items():
             files = [f"annotations/{name}.json", f"annotations/{name}.jsonl"]
             if split == "test" and not any((self.folder / file).is_file() for file in files):
-                logger.warning(f"{self.name}: {self.folder} has no {files[0]}, so the validation split is the test.")
+                self.report.note(f"{self.name}: {self.folder} has no {files[0]}, so the validation split is the test.")
                 continue
             path = find_file(self.folder, *files)
             tables[split] = [self._row(entry, where) for where, entry in _entries(path)]
@@ -91,7 +88,7 @@ class Xmei(MediaBuilder):
                 raise DataError(f"{where}: `{field}` is {entry[field]!r}, not a text.")
         if not entry.get("video_id"):
             raise DataError(f"{where} has no `video_id`.")
-        row: Row = {"id": entry["video_id"], "problems": [], "files": entry}
+        row: Row = {"id": entry["video_id"], "problems": [], "files": entry, "source": where}
         for field, names in _LABELS.items():
             row[field] = (entry.get(field) or "").strip().lower()
             if row[field] not in names:

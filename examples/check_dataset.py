@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("--config_name", help="configuration of the dataset")
     parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the builder, as YAML")
     parser.add_argument("--subset", action="store_true", help="the files are a part: other counts are only warnings")
-    parser.add_argument("--decode", action="store_true", help="also decode the start of every sound and clip")
+    parser.add_argument("--decode", nargs="?", const=True, default=False, choices=[True, "whole"], metavar="whole",
+                        help="also decode the start of every sound and clip, or the whole of it")  # fmt: skip
     parser.add_argument("--figure", help="write histograms of labels and lengths to this PNG")
     arguments = parser.parse_args()
     report = validate(

@@ -14,8 +14,8 @@ without any of them the front ends that need no weights. A run that was killed g
 
 With `--run`, or `--encoder.path features/mini/encoder` in training, the trained checkpoint owns the encoder and takes clips.
 
-Clips that cannot be decoded are listed in `failures.jsonl` and have null features. The last line is the summary, and the
-exit code is 0, or 3 when clips failed:
+Clips that cannot be decoded, and rows whose clip is null already (a builder makes absent and damaged files null), are
+listed in `failures.jsonl` and have null features. The last line is the summary, and the exit code is 3 when any are listed:
 
     features/mini: train 192, validation 64, test 96 rows; no clip failed; 3 shards made, 0 kept, 5.0 s
 """

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-from datasets.utils import logging
 
 from hf_mmintent.data import checks
 from hf_mmintent.data.checks import DataError, Row
 from hf_mmintent.data.feature_files import FeatureFile
-from hf_mmintent.data.report import BuildReport, log_shared_groups, shared_groups
-
-logger = logging.get_logger(__name__)
+from hf_mmintent.data.report import BuildReport, shared_groups, shared_sentences
 
 COLUMN_GROUPS = ("text", "features", "media")
+_REPORT = "found.json"
 
 
 @dataclass
@@ -89,6 +87,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         """Rows per split without features: `id`, `text`, `label` and those of `COLUMNS`.
 
         A row may say under `problems`, a list of phrases, what is missing or odd about it; they are counted and logged.
+        Under `source` it says where it comes from, file and line or entry; errors begin with it.
         """
         raise NotImplementedError
 
@@ -129,7 +128,7 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
             raise ValueError(
                 f"give `data_dir`, the folder with the official files of {self.name}: nothing is downloaded."
             )
-        return Path(self.config.data_dir)
+        return Path(self.config.data_dir).expanduser().resolve()  # rows hold paths, which must lead from anywhere
 
     @cached_property
     def report(self) -> BuildReport:
@@ -157,6 +156,17 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         return tuple(self.MEDIA) if found else ()
 
     # ---- the interface of `datasets`
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """As in `datasets`. What the files lack is logged again when rows come from the cache, where it is kept."""
+        super().download_and_prepare(*args, **kwargs)
+        place = Path(self.cache_dir) / _REPORT
+        if args or kwargs.get("output_dir") is not None:
+            return  # a folder of the user's, in which another file would be taken for rows
+        if self.report.splits:
+            self.report.save(place)
+        elif place.is_file():
+            self.report.repeat(place)
 
     def _info(self) -> datasets.DatasetInfo:
         columns: dict[str, Any] = {"id": datasets.Value("string")}
@@ -193,8 +203,9 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
         checks.check_counts(found, self.REMEMBERED_COUNTS, False, self.name)
         empty = [split for split, rows in tables.items() if not rows]
         if empty:
-            raise DataError(f"{self.name}: the split {empty[0]} has no rows.")
-        log_shared_groups(self.report.name, shared_groups(tables, ("speaker", "dialogue_id")))
+            raise DataError(f"{self.name}: the split {empty[0]} has no rows in {self.folder}.")
+        for text in shared_sentences(shared_groups(tables, ("speaker", "dialogue_id"))):
+            self.report.note(f"{self.report.name}: {text}")
         return tables
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -209,14 +220,23 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
             if self.media_modalities:
                 example.update(self._media_columns(row))
             self.report.row(row["label"])
+            if "text" in example and example["text"] is not None and not example["text"].strip():
+                self.report.problem("text empty", row["id"])
             for problem in row.get("problems", ()):
                 self.report.problem(problem, row["id"])
             yield row["id"], example
         self.report.log(split)
 
+    def _media_paths(self, row: Row) -> dict[str, Path]:
+        """[`media_of`], whose errors say of which row."""
+        try:
+            return self.media_of(row)
+        except DataError as error:
+            raise DataError(f"{checks.source(row)}row {row['id']!r}: {error}") from error
+
     def _media_columns(self, row: Row) -> dict[str, str | None]:
         columns: dict[str, str | None] = {}
-        for modality, path in self.media_of(row).items():
+        for modality, path in self._media_paths(row).items():
             there = path.is_file()
             columns[f"{modality}_path"] = str(path) if there else None
             if not there:

@@ -62,10 +62,52 @@ def read_text(path: str | Path) -> str:
     """A text file in UTF-8, with or without byte order mark; an error names the file and line that are not UTF-8."""
     data = Path(path).read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path} line {line} is not UTF-8: {error}.") from error
+    if (place := data.find(b"\0")) >= 0:  # what a disk or a download leaves in a damaged file
+        line = data.count(b"\n", 0, place) + 1
+        raise DataError(f"{path} line {line} holds a NUL byte: the file is damaged.")
+    return text
+
+
+def whole_number(text: str, where: str, most: int | None = None) -> int:
+    """
+    A whole number of a table, from 0 to `most`.
+
+    Args:
+        text: As in the table.
+        where: Names file, line and field in the error.
+        most: The largest one.
+
+    Raises:
+        DataError: `text` is none; digits of other scripts and signs are not taken.
+    """
+    if not (text.isascii() and text.isdigit()) or (most is not None and int(text) > most):
+        limits = "" if most is None else f" from 0 to {most}"
+        raise DataError(f"{where} is {text!r}, not a whole number{limits}: this is not the official file.")
+    return int(text)
+
+
+def number(text: str, where: str) -> float:
+    """
+    A finite number of a table.
+
+    Args:
+        text: As in the table.
+        where: Names file, line and field in the error.
+
+    Raises:
+        DataError: `text` is no number.
+    """
+    try:
+        value = float(text) if text.isascii() else math.nan
+    except ValueError as error:
+        raise DataError(f"{where} is {text!r}, not a number.") from error
+    if not math.isfinite(value):
+        raise DataError(f"{where} is {text!r}, not a finite number.")
+    return value
 
 
 def read_table(
@@ -88,10 +130,11 @@ def read_table(
             holds the names of `columns`.
 
     Returns:
-        One dict per line, all values strings, with the line number under `"line"`.
+        One dict per line, all values strings, with the line number under `"line"` and `<path> line <number>` under
+        `"source"`; one at least.
 
     Raises:
-        DataError: Wrong header, or a line with another number of columns.
+        DataError: Wrong header, no line but it, or a line with another number of columns.
     """
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting, strict=quoted)
@@ -109,11 +152,13 @@ def read_table(
                 f"{path} has {len(first)} columns {first}, not {len(expected)}: this is not the official file."
             )
     start = 1 if header or (header is None and first == expected) else 0
-    body = [(number, line) for number, line in lines[start:] if line]
-    for number, line in body:
+    body = [(at, line) for at, line in lines[start:] if line]
+    if not body:
+        raise DataError(f"{path} has no rows: it is truncated, or not the official file.")
+    for at, line in body:
         if len(line) != len(expected):
-            raise DataError(f"{path} line {number} has {len(line)} columns instead of {len(expected)}: {line[:6]}.")
-    return [{**dict(zip(expected, line)), "line": number} for number, line in body]
+            raise DataError(f"{path} line {at} has {len(line)} columns instead of {len(expected)}: {line[:6]}.")
+    return [{**dict(zip(expected, line)), "line": at, "source": f"{path} line {at}"} for at, line in body]
 
 
 def read_json(path: str | Path, kind: type = dict) -> Any:
@@ -148,15 +193,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return items
 
 
+def source(row: Row) -> str:
+    """Where a row comes from, to begin an error with; empty where the builder does not say under `source`."""
+    return f"{row['source']}: " if "source" in row else ""
+
+
 def check_ids(tables: Mapping[str, Iterable[Row]]) -> None:
-    """Raise unless every `id` occurs once over all splits."""
+    """Raise unless every row has an `id`, which occurs once over all splits."""
     seen: dict[str, str] = {}
     for split, rows in tables.items():
         for row in rows:
             key = row["id"]
+            if not key.strip():
+                raise DataError(f"{source(row)}a row of {split} has the empty id {key!r}.")
             if key in seen:
                 where = f"twice in {split}" if seen[key] == split else f"in {seen[key]} and in {split}"
-                raise DataError(f"the id {key!r} occurs {where}: ids are unique over all splits in the official files.")
+                raise DataError(
+                    f"{source(row)}the id {key!r} occurs {where}: ids are unique over all splits in the official files."
+                )
             seen[key] = split
 
 
@@ -169,7 +223,8 @@ def check_labels(tables: Mapping[str, Iterable[Row]], names: Sequence[str]) -> N
                 close = difflib.get_close_matches(str(row["label"]), names, 1, 0.5)
                 hint = f" (nearest: {close[0]!r})" if close else ""
                 raise DataError(
-                    f"row {row['id']!r} of {split} has the label {row['label']!r}{hint}, not one of {list(names)}."
+                    f"{source(row)}row {row['id']!r} of {split} has the label {row['label']!r}{hint}, not one of "
+                    f"{list(names)}."
                 )
 
 
@@ -178,7 +233,9 @@ def check_values(tables: Mapping[str, Iterable[Row]], low: float, high: float) -
     for split, rows in tables.items():
         for row in rows:
             if not math.isfinite(row["label"]) or not low <= row["label"] <= high:
-                raise DataError(f"row {row['id']!r} of {split} has the label {row['label']}, outside [{low}, {high}].")
+                raise DataError(
+                    f"{source(row)}row {row['id']!r} of {split} has the label {row['label']}, outside [{low}, {high}]."
+                )
 
 
 _collected: ContextVar[list[tuple[str, bool]] | None] = ContextVar("collected", default=None)

@@ -94,17 +94,19 @@ def modality_columns(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def gather_facts(splits: Mapping[str, datasets.Dataset], decode: bool = False) -> DatasetFacts:
+def gather_facts(splits: Mapping[str, datasets.Dataset], decode: bool | str = False) -> DatasetFacts:
     """
     Read every row once.
 
     Args:
         splits: Of one dataset, with the same columns.
-        decode: Also decode the start of every sound and clip; needs PyAV.
+        decode: Also decode the start of every sound and clip, or all of it for `"whole"`; needs PyAV.
 
     Raises:
-        ValueError: The splits have different columns.
+        ValueError: The splits have different columns, or another `decode`.
     """
+    if decode not in (True, False, "whole"):
+        raise ValueError(f"`decode` is {decode!r}: give True for the start of every clip, or 'whole'.")
     names = {split: rows.column_names for split, rows in splits.items()}
     first = next(iter(names.values()))
     for split, columns in names.items():
@@ -119,7 +121,7 @@ def gather_facts(splits: Mapping[str, datasets.Dataset], decode: bool = False) -
 
 
 def _split_facts(
-    split: str, rows: datasets.Dataset, columns: Mapping[str, str], label: Any, decode: bool
+    split: str, rows: datasets.Dataset, columns: Mapping[str, str], label: Any, decode: bool | str
 ) -> SplitFacts:
     facts = SplitFacts()
     rows = rows.with_format(FORMAT)
@@ -132,7 +134,7 @@ def _split_facts(
                 key = str(row.get("id", begin + index))
                 _add(facts, row, key, columns, label)
                 if decode:
-                    _try_media(facts, row, key, columns)
+                    _try_media(facts, row, key, columns, decode == "whole")
             bar.update(count)
     return facts
 
@@ -185,12 +187,14 @@ def _add_modality(facts: SplitFacts, modality: str, value: Any, key: str) -> boo
     return there
 
 
-def _try_media(facts: SplitFacts, row: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> None:
+def _try_media(facts: SplitFacts, row: Mapping[str, Any], key: str, columns: Mapping[str, str], whole: bool) -> None:
     for modality, decoder in (("audio", decode_audio), ("video", decode_video)):
         column = columns.get(modality, "")
         if column not in (modality, f"{modality}_path") or key in facts.missing.get(modality, [])[-1:]:
             continue
-        options: dict[str, Any] = {"max_frames": 1, "size": 16} if modality == "video" else {"end": _HEARD}
+        options: dict[str, Any] = {"size": 16} if modality == "video" else {}
+        if not whole:
+            options |= {"max_frames": 1} if modality == "video" else {"end": _HEARD}
         try:
             found = decoder(row[column], **options)
         except MediaError:

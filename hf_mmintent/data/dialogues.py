@@ -5,27 +5,9 @@ from collections.abc import Iterable
 
 import datasets
 
-from hf_mmintent.data.checks import DataError, Row
+from hf_mmintent.data.checks import Row
 
 CONTEXT = [{"speaker": datasets.Value("string"), "text": datasets.Value("string")}]
-
-
-def turn_number(text: str, where: str) -> int:
-    """
-    The place of an utterance in its dialogue. Places are numbers, `"10"` comes after `"9"`, and may have gaps.
-
-    Args:
-        text: As in the table.
-        where: Names the file and line in the error.
-
-    Raises:
-        DataError: `text` is not a whole number.
-    """
-    if not (text.isascii() and text.isdigit()):
-        raise DataError(
-            f"{where} has the utterance id {text!r}, expected a whole number: this is not the official file."
-        )
-    return int(text)
 
 
 def previous_turns(turns: Iterable[Row]) -> dict[str, list[dict[str, str]]]:

@@ -1,7 +1,7 @@
 """Features of a whole dataset, once, on disk: shards of Arrow that a killed run leaves complete or not at all.
 
     FOLDER/data/train-00000-of-00012.arrow          rows with their features; memory-mapped when opened
-    FOLDER/failures/train-00000-of-00012.jsonl      the clips of that shard that could not be encoded
+    FOLDER/failures/train-00000-of-00012.jsonl      the clips of that shard that failed or were null before
     FOLDER/failures.jsonl                           all of them
     FOLDER/encoder/                                 the encoder, for checkpoints that take clips
     FOLDER/extraction.json                          what was extracted by what; `finished` at the end
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class ExtractionOptions:
     Args:
         batch_size: clips per call of the encoder; features do not depend on it.
         shard_size: rows that are written at once, and lost at most when a process is killed.
-        drop_failed: leave out rows whose clip cannot be decoded; otherwise they stay, with null features.
+        drop_failed: leave out rows whose clip cannot be decoded, or is null; otherwise they stay, with null features.
         retry_failed: do shards with failures again, once the clips were repaired.
         save_encoder: keep the encoder beside its features.
         decoders: threads that decode clips while the encoder computes.
@@ -70,20 +71,38 @@ class ExtractionOptions:
 
 @dataclass
 class ExtractionReport:
-    """What a run did: rows per split, the failures of all runs together, shards made now and before, seconds."""
+    """
+    What a run did, with what earlier runs did in the same folder.
+
+    Args:
+        rows: per split, as written.
+        failures: entries of `failures.jsonl`: `split`, `row`, `id`, `kind`, `error` and whether the row was `dropped`. The
+            kind is "failed" for a clip that cannot be decoded, "null" for a row whose medium is null although others have
+            theirs: its file was absent, or did not decode, when the rows were made.
+        nulls: written rows without features, by modality, for whatever reason; a clip may well be silent.
+        made, kept: shards of this run, and of earlier ones.
+        seconds: of this run.
+    """
 
     folder: Path
     rows: dict[str, int]
     failures: list[dict[str, Any]]
+    nulls: dict[str, int]
     made: int
     kept: int
     seconds: float
 
     def __str__(self) -> str:
         rows = ", ".join(f"{name} {count}" for name, count in self.rows.items())
-        count = len(self.failures)
-        bad = f"{count} clip{'s' * (count > 1)} failed (failures.jsonl)" if count else "no clip failed"
-        return f"{self.folder}: {rows} rows; {bad}; {self.made} shards made, {self.kept} kept, {self.seconds:.1f} s"
+        failed, null = (sum(entry["kind"] == kind for entry in self.failures) for kind in ("failed", "null"))
+        bad = [f"{failed} clip{'s' * (failed > 1)} failed"] * (failed > 0)
+        bad += [f"{null} row{'s' * (null > 1)} with a null clip"] * (null > 0)
+        told = f"{', '.join(bad)} (failures.jsonl)" if bad else "no clip failed"
+        without = "".join(
+            f", {count} row{'s' * (count > 1)} without {name}" for name, count in self.nulls.items() if count
+        )
+        shards = f"{self.made} shards made, {self.kept} kept, {self.seconds:.1f} s"
+        return f"{self.folder}: {rows} rows{without}; {told}; {shards}"
 
 
 def processes() -> PartialState:
@@ -134,6 +153,7 @@ def extract_features(
         "splits": {name: len(rows) for name, rows in splits.items()},
         "info": _info(splits),
     }
+    expected = _expected(splits, columns)
     shards = shards_of(folder, settings["splits"], options.shard_size)
     if state.is_main_process:
         _begin(folder, settings, encoder, options.save_encoder)
@@ -142,15 +162,17 @@ def extract_features(
     state.wait_for_everyone()
     missing = [shard for shard in shards if not shard.table.exists()]
     state.wait_for_everyone()  # all have the same list before the first shard appears
-    _make_shards(missing, splits, columns, encoder.to(state.device).eval(), options, state)
+    _make_shards(missing, splits, columns, expected, encoder.to(state.device).eval(), options, state)
     state.wait_for_everyone()
     failures = [entry for shard in shards for entry in _read_lines(shard.failures)]
     if state.is_main_process:
         _finish(folder, settings, failures)
     state.wait_for_everyone()
-    lost = {name: sum(entry["split"] == name for entry in failures) * options.drop_failed for name in splits}
+    lost = Counter(entry["split"] for entry in failures if entry["dropped"])
     rows = {name: len(part) - lost[name] for name, part in splits.items()}
-    return ExtractionReport(folder, rows, failures, len(missing), len(shards) - len(missing), time.monotonic() - clock)
+    nulls = _count_nulls(shards, columns)
+    kept = len(shards) - len(missing)
+    return ExtractionReport(folder, rows, failures, nulls, len(missing), kept, time.monotonic() - clock)
 
 
 def check_encoder(folder: str | Path, encoder: MediaEncoderModel) -> None:
@@ -184,6 +206,18 @@ def _media_columns(splits: Mapping[str, Dataset], encoder: MediaEncoderModel) ->
             f"(`{double[0].split('_')[0]}_front_end=None`)."
         )
     return found
+
+
+def _expected(splits: Mapping[str, Dataset], columns: Mapping[str, str]) -> set[str]:
+    """Modalities that some row has: where a whole dataset lacks one, a null is nothing to report."""
+    tables = [rows.data.table for rows in splits.values()]
+    found = {name for name, column in columns.items() if any(t[column].null_count < len(t) for t in tables)}
+    return found or set(columns)
+
+
+def _count_nulls(shards: list[Shard], columns: Mapping[str, str]) -> dict[str, int]:
+    tables = [Dataset.from_file(str(shard.table)).data.table for shard in shards]
+    return {name: sum(table[f"{name}_features"].null_count for table in tables) for name in columns}
 
 
 def _digest(splits: Mapping[str, Dataset]) -> str:
@@ -234,7 +268,7 @@ def _write_settings(folder: Path, settings: dict[str, Any], finished: bool) -> N
 
 def _forget_failed(shards: list[Shard]) -> None:
     for shard in shards:
-        if _read_lines(shard.failures):
+        if any(entry["kind"] == "failed" for entry in _read_lines(shard.failures)):
             shard.table.unlink(missing_ok=True)
 
 
@@ -251,6 +285,7 @@ def _make_shards(
     missing: list[Shard],
     splits: Mapping[str, Dataset],
     columns: dict[str, str],
+    expected: set[str],
     encoder: MediaEncoderModel,
     options: ExtractionOptions,
     state: PartialState,
@@ -264,13 +299,14 @@ def _make_shards(
     ):
         for shard in mine:
             rows = splits[shard.split].with_format(FORMAT)
-            _make_shard(shard, rows, columns, encoder, options, decoders, bar)
+            _make_shard(shard, rows, columns, expected, encoder, options, decoders, bar)
 
 
 def _make_shard(
     shard: Shard,
     rows: Dataset,
     columns: dict[str, str],
+    expected: set[str],
     encoder: MediaEncoderModel,
     options: ExtractionOptions,
     decoders: ThreadPoolExecutor,
@@ -289,16 +325,28 @@ def _make_shard(
             for place, clip in enumerate(clips):
                 row = {name: batch[name][place] for name in kept}
                 row |= {f"{name}_features": found[name][place] for name in columns}
-                if isinstance(clip, Exception):
-                    entry = {"split": shard.split, "row": first + place, "id": row.get("id"), "error": str(clip)}
-                    failures.append(entry)
-                if not (isinstance(clip, Exception) and options.drop_failed):
+                problem = _problem(clip, {name: batch[columns[name]][place] for name in expected}, columns)
+                drop = options.drop_failed and problem.pop("lost", False)
+                if problem:
+                    where = {"split": shard.split, "row": first + place, "id": row.get("id")}
+                    failures.append({**where, **problem, "dropped": drop})
+                if not drop:
                     writer.write(row)
             bar.update(len(clips))
         writer.finalize()
         writer.close()
         with atomic_path(shard.failures) as listed:
             listed.write_text("".join(json.dumps(entry) + "\n" for entry in failures), encoding="utf-8")
+
+
+def _problem(clip: Any, media: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """`kind` and `error` of a row that did not give what it should, `lost` when it gave nothing; else empty."""
+    if isinstance(clip, Exception):
+        return {"kind": "failed", "error": str(clip), "lost": True}
+    absent = [f"`{columns[name]}` is null" for name in sorted(media) if media[name] is None]
+    if not absent:
+        return {}
+    return {"kind": "null", "error": " and ".join(absent), "lost": len(absent) == len(media)}
 
 
 def _decoded(

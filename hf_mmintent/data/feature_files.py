@@ -138,7 +138,8 @@ class FeatureFile:
         values = clean_features(value, f"{self.source}: the {self.modality} features of {key!r}", self.vectors)
         if values is None:
             return None
-        values = np.require(values.T if self.transpose else values, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is counted as that
+            values = np.require(values.T if self.transpose else values, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
         if self._width is None:
             self._width, self._first = values.shape[1], key
         if values.shape[1] != self._width:
@@ -169,14 +170,16 @@ def clean_features(value: Any, where: str, vectors: bool = False) -> np.ndarray 
     ):
         if len(value) == 0:
             return None
-        frames = [np.asarray(frame) for frame in value]
+        frames = [_frame(frame, where) for frame in value]
         shapes = {frame.shape for frame in frames}
         if len(shapes) > 1:
             raise DataError(f"{where} are frames of different shapes {sorted(shapes, key=str)[:4]}.")
         value = np.stack(frames)
     if value is None:
         return None
-    array = np.asarray(value)
+    if isinstance(value, Mapping):
+        raise DataError(f"{where} are a group of {len(value)} entries, not one array.")
+    array = value if isinstance(value, np.ndarray) else _frame(value, where)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} are no numbers but {array.dtype}.")
     if array.ndim > 0 and array.shape[0] == 0:
@@ -188,6 +191,13 @@ def clean_features(value: Any, where: str, vectors: bool = False) -> np.ndarray 
     if array.ndim != 2 or array.shape[1] == 0:
         raise DataError(f"{where} have the shape {np.shape(value)}, not (steps, width) or (steps, 1, width).")
     return array
+
+
+def _frame(value: Any, where: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise DataError(f"{where} are no array: {error}.") from error
 
 
 class _ArrayFolder(Mapping[str, Any]):
@@ -230,6 +240,33 @@ class _Archive(Mapping[str, Any]):
                 raise DataError(f"{self.path}: the array {key!r} is damaged: {error}.") from error
             self._last = (key, _parse_npy(data, f"{self.path}[{key}]"))
         return self._last[1]
+
+    def array(self, name: str, kinds: str, dimensions: int, rows: int | None = None) -> np.ndarray:
+        """
+        An array that must be there.
+
+        Args:
+            name: In the archive.
+            kinds: Letters of numpy's kinds of types, `"biuf"` for numbers, `"U"` for texts.
+            dimensions: Number of them.
+            rows: Length of the first one.
+
+        Raises:
+            DataError: It is not there, or another one; the message says what it is.
+        """
+        if name not in self:
+            raise DataError(f"{self.path} has no array {name!r}: it holds {sorted(self.names)}.")
+        array = self[name]
+        if array.dtype.kind not in kinds:
+            what = "texts" if kinds == "U" else "numbers"
+            raise DataError(f"{self.path}: `{name}` holds {array.dtype}, not {what}.")
+        if array.ndim != dimensions or (rows is not None and len(array) != rows):
+            wanted = f"{dimensions} dimensions" + ("" if rows is None else f" and {rows} entries")
+            raise DataError(f"{self.path}: `{name}` has the shape {array.shape}, expected {wanted}.")
+        return array
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -283,7 +320,7 @@ class _HierarchicalFile(Mapping[str, Any]):
         return len(self.group)
 
 
-def open_npz(path: str | Path) -> Mapping[str, Any]:
+def open_npz(path: str | Path) -> "_Archive":
     """Arrays of an `.npz` by name, read when asked for; object arrays by the rules of `safe_pickle`."""
     return _Archive(Path(path))
 
@@ -327,7 +364,11 @@ def _read_h5(item: Any, place: Any, where: str) -> Any:
 
 
 def open_h5_rows(
-    path: str | Path, name: str, keys: Sequence[str], change: Callable[[np.ndarray], np.ndarray] = np.asarray
+    path: str | Path,
+    name: str,
+    keys: Sequence[str],
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    what: str = "key",
 ) -> Mapping[str, Any]:
     """
     Rows of one large dataset of an HDF5 file by key, read one at a time.
@@ -337,13 +378,14 @@ def open_h5_rows(
         name: Of the dataset in it.
         keys: One per row, in the order of the file.
         change: Applied to every row, e.g. to flatten it.
+        what: Every row is of, for the error.
 
     Raises:
         DataError: No such dataset in the file itself, or another number of rows.
     """
     item = open_h5(path).dataset(name)
     if item.ndim == 0 or len(item) != len(keys):
-        raise DataError(f"{path}: `{name}` has the shape {item.shape}, expected {len(keys)} rows: the files differ.")
+        raise DataError(f"{path}: `{name}` has the shape {item.shape}, expected {len(keys)} rows, one per {what}.")
     return _Rows(item, keys, change)
 
 

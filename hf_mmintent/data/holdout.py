@@ -63,7 +63,7 @@ def hold_out(
     if not held:
         raise ValueError(
             f"`validation_share` is {share}, which is less than one of the {len(seen)} groups (`{group}`) of training "
-            "rows: give a larger share, or 0 for no validation split."
+            "rows: give a larger share, 0 for no validation split, or the whole dataset if this is not it."
         )
     return {
         "train": [row for row in rows if row[group] not in held],

@@ -55,7 +55,7 @@ class MediaBuilder(MultimodalBuilder):
         return None if not self.config.check_clips or decodes(path, modality) else "does not decode"
 
     def _media_columns(self, row: Row) -> dict[str, str | None]:
-        paths = self.media_of(row)
+        paths = self._media_paths(row)
         columns: dict[str, str | None] = {}
         for modality in self.media_modalities:
             path = paths.get(modality)

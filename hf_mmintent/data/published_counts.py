@@ -59,6 +59,7 @@ _LABELS = {
     "mustard/speaker_independent": "sarcastic, -, -, 152; not_sarcastic, -, -, 204",
     "cmu_mosi/aligned": "negative, 552, 92, 379; zero, 53, 13, 30; positive, 679, 124, 277",
     "cmu_mosi/unaligned": "negative, 552, 92, 379; zero, 53, 13, 30; positive, 679, 124, 277",
+    "cmu_mosi/raw": "negative, 552, 92, 379; zero, 53, 13, 30; positive, 679, 124, 277",
     "cmu_mosi/bc_split": "negative, -, -, 285; zero, -, -, 31; positive, -, -, 436",
     "ict_mmmo/binary": "negative, 98, 15, 28; positive, 122, 25, 52",
     "crema_d/paper": """

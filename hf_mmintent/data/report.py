@@ -1,8 +1,10 @@
-"""What a builder found in the files: collected while rows are made, logged once per split, never silent."""
+"""What a builder found in the files: collected while rows are made, logged, kept beside the rows and logged again with them."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from datasets.utils import logging
 logger = logging.get_logger(__name__)
 
 _SHOWN = 3
+SHARED = "occurs in several splits"
 
 
 @dataclass
@@ -53,12 +56,23 @@ class BuildReport:
 
     Args:
         name (`str`): Of the dataset and configuration, for the log.
+
+    Attributes:
+        notes (`list[str]`): What is odd about the files as a whole.
+        splits (`dict[str, SplitReport]`): Filled while rows are made, or [`read`].
     """
 
     def __init__(self, name: str):
         self.name = name
+        self.notes: list[str] = []
         self.splits: dict[str, SplitReport] = {}
         self.split = SplitReport()
+
+    def note(self, text: str) -> None:
+        """Log and keep a sentence about the files as a whole; the same one only once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logger.warning(text)
 
     def begin(self, split: str) -> None:
         """Counts from here on belong to `split`."""
@@ -85,9 +99,26 @@ class BuildReport:
     def log(self, split: str) -> None:
         """Write the counts of `split`: numbers as information, problems as one warning."""
         report = self.splits[split]
-        logger.info(f"{self.name} {split}: {report}")
+        if report.rows:  # they are not kept with the rows
+            logger.info(f"{self.name} {split}: {report}")
         if found := report.warnings():
             logger.warning(f"{self.name} {split}: {'; '.join(found)}.")
+
+    def save(self, path: Path) -> None:
+        """Keep what was found, for those who meet the rows without building them."""
+        splits = {split: {"problems": part.problems, "values": part.values} for split, part in self.splits.items()}
+        path.write_text(json.dumps({"notes": self.notes, "splits": splits}), encoding="utf-8")
+
+    def repeat(self, path: Path) -> None:
+        """Take and log what an earlier build found."""
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for text in kept["notes"]:
+            self.note(text)
+        for split, found in kept["splits"].items():
+            self.begin(split)
+            self.split.problems.update(found["problems"])
+            self.split.values.update(found["values"])
+            self.log(split)
 
 
 def shared_groups(
@@ -114,11 +145,13 @@ def shared_groups(
     return shared
 
 
-def log_shared_groups(name: str, shared: dict[str, dict[str, list[str]]]) -> None:
-    """One warning per column whose groups straddle splits."""
+def shared_sentences(shared: dict[str, dict[str, list[str]]]) -> list[str]:
+    """One sentence per column whose groups straddle splits."""
+    sentences = []
     for column, pairs in shared.items():
         text = "; ".join(f"{pair}: {len(groups)} ({_some(groups)})" for pair, groups in pairs.items())
-        logger.warning(f"{name}: the same `{column}` occurs in several splits, {text}.")
+        sentences.append(f"the same `{column}` {SHARED}, {text}.")
+    return sentences
 
 
 def _some(keys: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ from hf_mmintent.data.checks import DataError, collect_counts
 from hf_mmintent.data.dataset_facts import GROUP_COLUMNS, DatasetFacts, SplitFacts, gather_facts
 from hf_mmintent.data.loading import find_builder, load
 from hf_mmintent.data.published_counts import PublishedCounts, published_counts
+from hf_mmintent.data.report import SHARED
 from hf_mmintent.data.row_format import FORMAT
 from hf_mmintent.data.safe_pickle import PickleFormatError
 
 _SHOWN = 3
 _MOST_VALUES = 15  # of a number, that are counted one by one
+_SEEN = re.compile(r"\w+ missing|non-finite \w+")  # what a builder counts and the rows show as well
 _REFUSALS = (DataError, PickleFormatError, FileNotFoundError, datasets.exceptions.DatasetGenerationError)
 PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -85,7 +88,7 @@ def validate(
     data_dir: str | Path | None = None,
     name: str | None = None,
     is_subset: bool = False,
-    decode: bool = False,
+    decode: bool | str = False,
     **options: Any,
 ) -> ValidationReport:
     """
@@ -94,7 +97,7 @@ def validate(
     Args:
         name_or_path, data_dir, name: As in [`~hf_mmintent.data.loading.load`].
         is_subset: The files are a part of the dataset: other counts than the published ones are warnings.
-        decode: Also decode the start of every sound and clip, which takes its time.
+        decode: Also decode the start of every sound and clip, or, for `"whole"`, all of it; that takes its time.
         options: Of the builder's configuration, or of `datasets.load_dataset`.
 
     Returns:
@@ -118,7 +121,20 @@ def validate(
     if builder is not None:
         title = f"{builder.name} / {builder.config.name}"
         findings += check_published(facts, published_counts(builder.name, builder.config.name), is_subset)
+    if isinstance(builder, MultimodalBuilder):
+        findings += _found_by(builder)
     return ValidationReport(title, facts, sorted(findings, key=lambda finding: not finding.is_error))
+
+
+def _found_by(builder: MultimodalBuilder) -> Iterable[Finding]:
+    """What the builder met in the files, now or when the rows were built, and what the rows do not show."""
+    for text in builder.report.notes:
+        if SHARED not in text:  # counted from the rows too
+            yield Finding("files", text, False)
+    for split, part in builder.report.splits.items():
+        for what, keys in part.problems.items():
+            if not _SEEN.fullmatch(what):
+                yield Finding("files", f"{what} in {len(keys)} rows of {split} ({_some(keys)}).", False)
 
 
 def _wrong_counts(

@@ -24,7 +24,8 @@ def load_dict(path: Path, trust_pickle: bool = False) -> dict[Any, Any]:
 
 def sentence(value: Any, where: str) -> str:
     """A sentence, stored as a text or as its words."""
-    words: list[Any] = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
+    is_list = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    words: list[Any] = list(value) if is_list else [value]
     if not all(isinstance(word, str) for word in words):
         raise DataError(f"{where} is {value!r:.80}, neither a sentence nor a list of its words.")
     return " ".join(words)
@@ -32,10 +33,28 @@ def sentence(value: Any, where: str) -> str:
 
 def binary_label(value: Any, where: str) -> int:
     """0 or 1, stored as a number, or as an array of one."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise DataError(f"{where} is {value!r:.80}, neither 0 nor 1.") from error
     if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
         raise DataError(f"{where} is {value!r:.80}, neither 0 nor 1.")
     return int(array.item())
+
+
+def identifier(value: Any, where: str) -> str | int:
+    """The key of a row: a text or a whole number."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise DataError(f"{where} is {value!r:.80}, neither a text nor a whole number.")
+    return value
+
+
+def list_of(value: Any, where: str) -> list[Any]:
+    """The entries of a list, a tuple or an array of one dimension."""
+    if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
+        raise DataError(f"{where} is {value!r:.80}, not a list.")
+    return list(value)
 
 
 def cut_to_words(
@@ -103,10 +122,12 @@ def _example(example: Any, labels: tuple[str, str], where: str) -> tuple[Row, An
         raise DataError(f"{where} is not (punchline, context, id, label) with four parts in the first two.")
     punchline, context, key, label = example
     text = sentence(punchline[0], f"{where}: the punchline")
-    turns = [context[0]] if isinstance(context[0], str) else list(context[0])
+    turns = [context[0]] if isinstance(context[0], str) else list_of(context[0], f"{where}: the context")
+    name = str(identifier(key, f"{where}: the id"))
     row = {
-        "id": str(key),
-        "key": str(key),
+        "id": name,
+        "key": name,
+        "source": where,
         "text": text,
         "label": labels[binary_label(label, f"{where}: the label")],
         "context": [{"speaker": None, "text": sentence(turn, f"{where}: the context")} for turn in turns],

@@ -51,7 +51,7 @@ def broken(change) -> dict:
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda p: p.pop("valid"), "does not hold"),
-    (lambda p: p["test"].update(audio=p["test"]["audio"][:1]), "2 ids but 1 entries of `audio`"),
+    (lambda p: p["test"].update(audio=p["test"]["audio"][:1]), r"has the shape \(1, .* for each of 2 ids"),
     (lambda p: p["test"].update(audio=p["test"]["audio"][..., :4]), r"`audio` has the widths \[4, 5\]"),
     (lambda p: p["test"].update(id=np.array(["a_1", "b_2"])), r"'a_1' of test is not <video>\$_\$<clip>"),
     (lambda p: p["test"].update(id=p["train"]["id"][:2]), "occurs in train and in test"),
@@ -60,16 +60,38 @@ def broken(change) -> dict:
     (lambda p: p["test"].update(regression_labels=["good", "bad"]), "`regression_labels` of test does not hold numbers"),
     (lambda p: p["test"].update(audio=p["test"]["audio"].tolist()), "`audio` of test does not hold numbers"),
     (lambda p: p["test"].update(raw_text=["fine", None]), "in test is None, not text"),
+    (lambda p: p["test"].update(raw_text=None), "`raw_text` of test is None, not a list of texts"),
+    (lambda p: p["test"].update(id=[3, 4]), "`id` of '3' in test is 3, not text"),
+    (lambda p: p["test"].update(regression_labels=[[1.0], [1.0, 2.0]]), "`regression_labels` of test is no array"),
+    (lambda p: p["test"].update(regression_labels=np.zeros((2, 1))), r"`regression_labels` of test has the shape \(2, 1\)"),
+    (lambda p: p["test"].update(vision=None), "`vision` of test does not hold numbers but NoneType"),
+    (lambda p: p["test"].pop("vision_lengths"), "test has no `vision_lengths`, so the padding cannot be told apart"),
     (lambda p: p["test"].pop("id"), "test is no mapping with `id`"),
     (lambda p: p["test"].update(audio_lengths=[1, -2]), r"`audio_lengths` of .* in test is -2 but `audio` has \d+ steps"),
     (lambda p: p["test"].update(audio_lengths=[1, 999]), r"`audio_lengths` of .* in test is 999"),
-    (lambda p: p["test"].update(audio_lengths=[1]), "expected one whole number for each of 2 ids"),
-    (lambda p: p["test"].update(vision_lengths=[1.0, np.nan]), "`vision_lengths` of test has shape .* of float64"),
+    (lambda p: p["test"].update(audio_lengths=[1]), "`audio_lengths` of test has the shape .* one entry for each of 2 ids"),
+    (lambda p: p["test"].update(vision_lengths=[1.0, np.nan]), "`vision_lengths` of test holds float64, not whole numbers"),
 ])  # fmt: skip
 def test_broken_mmsa_file(tmp_path, change, message):
     write_mmsa(tmp_path, "unaligned_50", broken(change))
     with pytest.raises(DataError, match=message):
         load("cmu_mosi", data_dir=tmp_path, name="unaligned", strict_counts=False)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p: p["test"].pop("text_bert"), "test has neither `audio_lengths` nor `text_bert`"),
+    (lambda p: p["test"].update(text_bert=None), "`text_bert` of test does not hold numbers but NoneType"),
+    (lambda p: p["test"].update(text_bert=p["test"]["text_bert"][:, :1]), "`text_bert` of test has the shape"),
+    (lambda p: p["test"].update(text_bert=p["test"]["text_bert"][..., :-1]), "with the steps .* of the other streams"),
+    (lambda p: p["test"].update(text_bert=p["test"]["text_bert"] * 3), r"the mask in `text_bert` of 'vidtest\$_\$0' in test"),
+])  # fmt: skip
+def test_broken_mask_of_an_aligned_file(tmp_path, change, message):
+    parts = mmsa_parts(True)
+    change(parts)
+    write_mmsa(tmp_path, "aligned_50", parts)
+    with pytest.raises(DataError, match=message) as error:
+        load("cmu_mosi", data_dir=tmp_path, name="aligned", strict_counts=False)
+    assert str(error.value).startswith(str(tmp_path / "aligned_50.pkl"))
 
 
 def test_empty_sequence_is_missing(tmp_path):

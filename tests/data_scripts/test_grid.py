@@ -11,6 +11,7 @@ from hf_mmintent.data.loading import load
 from hf_mmintent.modeling.media_decoding import decode_audio, decode_video
 from hf_mmintent.training import RunConfig
 from hf_mmintent.training.runs import train_run
+from tests.data_scripts.tiny_media import write_media
 
 CLIPS = [
     ("bbaf2n", "bin blue at f two now", "train", 75),
@@ -39,11 +40,10 @@ def write_archive(folder: Path, **replaced) -> dict[str, np.ndarray]:
 
 
 def write_clips(folder: Path, speakers: tuple[str, ...] = ("s1",), clips=CLIPS) -> None:
-    """Empty files in the corpus's layout, and the word times of the first speaker."""
+    """Clips in the corpus's layout, and the word times of the first speaker."""
     for speaker in speakers:
-        (folder / "raw" / speaker).mkdir(parents=True)
         for name, *_ in clips:
-            (folder / "raw" / speaker / f"{name}.mpg").touch()
+            write_media(folder / "raw" / speaker / f"{name}.mpg")
     (folder / "raw" / "alignments" / speakers[0]).mkdir(parents=True)
     for name, text, *_ in clips:
         lines = [f"{i} {i + 1} {word}" for i, word in enumerate(["sil", *text.split(), "sp", "sil"])]
@@ -110,13 +110,17 @@ def test_wrong_options(tmp_path, options, message):
 @pytest.mark.parametrize(("replaced", "message"), [
     ({"mouth": None}, "has no array 'mouth'"),
     ({"split": np.array(["train", "train", "dev", "test"])}, "has the split 'test'"),
-    ({"split": np.array(["train", "dev"])}, "expected one entry per clip"),
-    ({"words": np.array([["bin"]] * 4)}, "expected one entry per clip and six words"),
+    ({"split": np.array(["train", "dev"])}, r"grid_tiny\.npz: `split` has the shape \(2,\), expected 1 dimensions and 4"),
+    ({"words": np.array([["bin"]] * 4)}, "not six words per clip"),
+    ({"words": np.ones((4, 6))}, "`words` holds float64, not texts"),
+    ({"n_frames": np.array([75, 74, -1, 75])}, "`n_frames` of 'prizzp' is -1, but `mouth` has 38 pictures"),
+    ({"n_frames": np.array([75.0, 74, 75, 75])}, "`n_frames` holds float64"),
     ({"words": np.array([["lay", "blue", "at", "f", "two", "now"]] * 4)}, "its name stands for"),
     ({"id": np.array(["bbaf2n", "lgbx1", "prizzp", "swwa9s"])}, "'lgbx1' is no name of a sentence"),
     ({"id": np.array(["bbaf2n", "lgbw1a", "prizzp", "swwa9s"])}, "'lgbw1a' is no name of a sentence"),
-    ({"mel": np.zeros((3, 20, 150))}, r"`mel` \(3, 20, 150\)"),
-    ({"mouth": np.zeros((4, 38, 768))}, r"`mouth` \(4, 38, 768\)"),
+    ({"mel": np.zeros((3, 20, 150))}, r"`mel` has the shape \(3, 20, 150\), expected 3 dimensions and 4 entries"),
+    ({"mouth": np.zeros((4, 38, 768), np.uint8)}, r"`mouth` has the shape \(4, 38, 768\), expected 4 dimensions"),
+    ({"mouth": np.zeros((4, 38, 24, 32))}, "`mouth` holds float64"),
 ])  # fmt: skip
 def test_broken_archive(tmp_path, replaced, message):
     write_archive(tmp_path, **replaced)
@@ -154,6 +158,36 @@ def test_clips_take_the_splits_of_the_archive(tmp_path):
     row = rows["validation"][0]
     assert row["audio_path"] == row["video_path"] == str(tmp_path / "raw" / "s1" / "swwa9s.mpg")
     assert (row["id"], row["label"], row["speaker"]) == ("swwa9s", 3, "s1")
+
+
+def test_clips_that_do_not_decode_are_null_and_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    write_clips(tmp_path)
+    write_archive(tmp_path)
+    (tmp_path / "raw" / "s1" / "lgbx1a.mpg").write_bytes(b"\0" * 5000)
+    rows = read(tmp_path, name="raw")["train"]
+    assert [path is None for path in rows["video_path"]] == [False, True, False]
+    for modality in ("audio", "video"):
+        assert any(f"{modality} does not decode in 1 rows (lgbx1a)" in record.message for record in caplog.records)
+    assert None not in list(read(tmp_path, name="raw", check_clips=False)["train"]["video_path"])
+
+
+@pytest.mark.parametrize("place", ["s1", "alignments"])
+def test_links_out_of_the_folder_are_refused(tmp_path, place):
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    data.mkdir()
+    write_clips(data)
+    (data / "raw" / place).rename(outside)
+    (data / "raw" / place).symlink_to(outside)
+    with pytest.raises(DataError, match="a link out of"):
+        read(data, name="raw")
+
+
+def test_folder_of_the_clips_may_be_a_link(tmp_path):
+    write_clips(tmp_path / "disk", ("s1", "s2"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "raw").symlink_to(tmp_path / "disk" / "raw")
+    assert len(read(tmp_path / "data", name="raw", validation_speakers=["s2"])["train"]) == 4
 
 
 def test_clip_that_the_archive_does_not_know(tmp_path):

@@ -115,11 +115,15 @@ def test_binary_labels(tmp_path):
 @pytest.mark.parametrize(("replaced", "message"), [
     ({"valid_audio": None}, "has no array 'valid_audio'"),
     ({"test_y": None}, "has no array 'test_y'"),
-    ({"test_y": np.array([0.5, 3.0])}, "`test_y` is not one number from 1.0 to 5.0"),
-    ({"test_y": np.array([np.nan, 3.0])}, "`test_y` is not one number from 1.0 to 5.0"),
+    ({"test_y": np.array([0.5, 3.0])}, r"mmmo\.npz: `test_y`, entry 0, is 0.5, not a number from 1.0 to 5.0"),
+    ({"test_y": np.array([3.0, np.nan])}, "`test_y`, entry 1, is nan, not a number from 1.0 to 5.0"),
+    ({"test_y": np.array(["good", "bad"])}, r"mmmo\.npz: `test_y` holds <U4, not numbers"),
+    ({"test_y": np.array([None, 3.0], dtype=object)}, r"mmmo\.npz: `test_y` holds object, not numbers"),
+    ({"test_y": np.array(3.0)}, r"`test_y` has the shape \(\), expected 1 dimensions"),
+    ({"test_audio": np.full((2, STEPS, 4), "x")}, r"mmmo\.npz: `test_audio` holds <U1, not numbers"),
     ({"test_audio": np.ones((1, STEPS, 4))}, r"the arrays of test are .*, not \(N, T, D\) with N = 2"),
     ({"test_text": np.ones((2, STEPS - 1, 6))}, "the arrays of test are"),
-    ({"test_text": np.ones((2, STEPS))}, "the arrays of test are"),
+    ({"test_text": np.ones((2, STEPS))}, r"`test_text` has the shape \(2, 8\), expected 3 dimensions"),
 ])  # fmt: skip
 def test_broken_archive(tmp_path, replaced, message):
     write_archive(tmp_path, **replaced)

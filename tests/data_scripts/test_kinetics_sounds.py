@@ -99,6 +99,21 @@ def test_clips_that_do_not_decode(tmp_path):
     assert read(tmp_path, check_clips=False)["test"][0]["video_path"] == str(clip.resolve())
 
 
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    write(tmp_path / "data")
+    (tmp_path / "data" / "test" / "Singing").rename(tmp_path / "outside")
+    (tmp_path / "data" / "test" / "Singing").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match="a link out of"):
+        read(tmp_path / "data")
+
+
+def test_folder_of_a_split_may_be_a_link(tmp_path):
+    write(tmp_path / "data")
+    (tmp_path / "data" / "test").rename(tmp_path / "disk")
+    (tmp_path / "data" / "test").symlink_to(tmp_path / "disk")
+    assert len(read(tmp_path / "data")["test"]) == 4
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_lists(tmp_path, ends):
     rows = read(write_lists(tmp_path, ends), "lists")

@@ -12,8 +12,16 @@ from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.loading import load
 from hf_mmintent.data.safe_pickle import PickleFormatError, UnsafePickleError
 from tests.data_scripts.official_files import MINTREC, write_mintrec, write_mintrec_features
+from tests.data_scripts.tiny_media import media_bytes, write_media
 
 FIRST = "S04_E01_1"
+
+
+OFFICIAL = """
+    Complain; Praise; Apologise; Thank; Criticize; Agree; Taunt; Flaunt; Joke; Oppose; Comfort; Care; Inform; Advise;
+    Arrange; Introduce; Leave; Prevent; Greet; Ask for help
+"""  # of the authors' repository, in which binary maps and counts refer to it
+OFFICIAL = [name.strip() for name in OFFICIAL.split(";")]
 
 
 def read(folder: Path, **options):
@@ -33,14 +41,18 @@ def test_tables_alone(tmp_path, ends, bom):
 
 def test_official_label_order(tmp_path):
     names = read(write_mintrec(tmp_path))["train"].features["label"].names
-    assert len(names) == 20
-    assert {name: names.index(name) for name in ("Complain", "Agree", "Comfort", "Care", "Ask for help")} == {
-        "Complain": 0,
-        "Agree": 5,
-        "Comfort": 10,
-        "Care": 11,
-        "Ask for help": 19,
-    }
+    assert names == OFFICIAL
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_label_ids_follow_the_official_order_and_not_the_rows(tmp_path, start):
+    """Also not the order of other code, in which Care is before Taunt."""
+    order = [*OFFICIAL[start:], *OFFICIAL[:start]]
+    order.insert(5, order.pop(order.index("Care")))
+    lines = [("S04", "E09", str(i), f"utterance {i}", name) for i, name in enumerate(order)]
+    rows = read(write_mintrec(tmp_path, {**MINTREC, "train": lines}))["train"]
+    assert rows["label"][:] == [OFFICIAL.index(name) for name in order]
+    assert [rows.features["label"].int2str(i) for i in rows["label"]] == order
 
 
 def test_features(tmp_path):
@@ -103,13 +115,26 @@ def test_two_widths(tmp_path):
 ])  # fmt: skip
 def test_columns(tmp_path, columns, expected):
     write_mintrec_features(write_mintrec(tmp_path))
-    clip = tmp_path / "raw_data" / "S04" / "E01" / "1.mp4"
-    clip.parent.mkdir(parents=True)
-    clip.touch()
+    clip = write_media(tmp_path / "raw_data" / "S04" / "E01" / "1.mp4")
     rows = read(tmp_path, columns=columns)["train"]
     assert set(rows.column_names) - {"id", "label", "dialogue_id"} == expected
     if "video_path" in expected:
         assert list(rows["video_path"]) == list(rows["audio_path"]) == [str(clip.resolve()), None, None]
+
+
+def test_clips_that_do_not_decode_are_null_and_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    clips = write_mintrec(tmp_path) / "raw_data" / "S04" / "E01"
+    whole = write_media(clips / "1.mp4")
+    (clips / "2.mp4").write_bytes(media_bytes("mp4")[:400])
+    rows = read(tmp_path)["train"]
+    assert list(rows["video_path"]) == list(rows["audio_path"]) == [str(whole.resolve()), None, None]
+    for what in ("video does not decode in 1 rows (S04_E01_2)", "audio file missing in 1 rows (S05_E16_329)"):
+        assert sum(what in record.message for record in caplog.records) == 1
+    caplog.clear()
+    assert read(tmp_path)["train"]["video_path"][1] is None  # from the cache, and not silently
+    assert sum("video does not decode in 1 rows (S04_E01_2)" in record.message for record in caplog.records) == 1
+    assert read(tmp_path, check_clips=False)["train"]["video_path"][1] == str((clips / "2.mp4").resolve())
 
 
 @pytest.mark.parametrize("group", ["features", "media"])

@@ -9,7 +9,14 @@ import pytest
 
 from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.loading import load
+from tests.data_scripts.tiny_media import write_media
 
+OFFICIAL = """
+    Acknowledge; Advise; Agree; Apologise; Arrange; Ask for help; Asking for opinions; Care; Comfort; Complain; Confirm;
+    Criticize; Doubt; Emphasize; Explain; Flaunt; Greet; Inform; Introduce; Invite; Joke; Leave; Oppose; Plan; Praise;
+    Prevent; Refuse; Taunt; Thank; Warn
+"""  # of the authors' repository
+OFFICIAL = [name.strip() for name in OFFICIAL.split(";")]
 HEADER = ("Dialogue_id", "Utterance_id", "Text", "Label", "Start_timestamp", "End_timestamp", "Source", "speakername")
 PARTS = {"in-scope": "in-scope", "out-of-scope": "out-of-scope/MIntRec2.0-OOD", "total": "total"}
 IN_SCOPE = {  # dialogue, utterance, text, label, speaker; out of order and with gaps
@@ -59,8 +66,7 @@ def test_in_scope(tmp_path, last, ends, bom):
     rows = read(write(tmp_path, last=last, ends=ends, bom=bom))
     assert {split: len(part) for split, part in rows.items()} == {"train": 2, "validation": 1, "test": 1}
     names = rows["train"].features["label"].names
-    assert len(names) == 30
-    assert [names.index(name) for name in ("Acknowledge", "Complain", "Flaunt", "Refuse", "Warn")] == [0, 9, 15, 26, 29]
+    assert names == OFFICIAL
     assert rows["train"][0] == {
         "id": "dia0_utt10",
         "text": 'he said "no, and',
@@ -73,6 +79,16 @@ def test_in_scope(tmp_path, last, ends, bom):
     assert rows["test"][0]["context"] == [{"speaker": "Ross", "text": "uh"}]
 
 
+@pytest.mark.parametrize("name", ["in_scope", "oos", "total31"])
+def test_label_ids_follow_the_official_order_and_not_the_rows(tmp_path, name):
+    order = ["Introduce", "Inform", *(label for label in OFFICIAL[::-1] if label not in ("Introduce", "Inform"))]
+    lines = [("5", str(i), f"utterance {i}", label, "Amy") for i, label in enumerate(order)]
+    tables = {**TABLES, "in-scope": {**IN_SCOPE, "train": lines}, "total": {**TABLES["total"], "train": lines}}
+    rows = read(write(tmp_path, tables), name=name)["train"]
+    assert rows["label"][:] == [OFFICIAL.index(label) for label in order]
+    assert rows.features["label"].names == [*OFFICIAL, *(["UNK"] if name != "in_scope" else [])]
+
+
 def test_no_context_without_total(tmp_path):
     rows = read(write(tmp_path, {"in-scope": IN_SCOPE}))
     assert list(rows["train"]["context"]) == [None, None]
@@ -81,7 +97,7 @@ def test_no_context_without_total(tmp_path):
 def test_oos(tmp_path):
     rows = read(write(tmp_path), name="oos")
     assert {split: len(part) for split, part in rows.items()} == {"train": 2, "validation": 1, "test": 2}
-    assert rows["test"].features["label"].names[30] == "UNK"
+    assert rows["test"].features["label"].names == [*OFFICIAL, "UNK"]
     assert list(rows["test"]["label"]) == [6, 30]
     assert list(rows["train"]["label"]) == [9, 16]
 
@@ -115,10 +131,11 @@ def test_parts_of_two_widths(tmp_path):
 
 
 def test_media(tmp_path):
-    clip = write(tmp_path) / "raw_data" / "dia0_utt10.mp4"
-    clip.parent.mkdir()
-    clip.touch()
+    clip = write_media(write(tmp_path) / "raw_data" / "dia0_utt10.mp4")
+    clip.with_name("dia0_utt2.mp4").write_bytes(clip.read_bytes()[:400])
     assert list(read(tmp_path)["train"]["video_path"]) == [str(clip.resolve()), None]
+    paths = read(tmp_path, check_clips=False)["train"]["audio_path"]
+    assert list(paths) == [str(clip.resolve()), str(clip.with_name("dia0_utt2.mp4").resolve())]
 
 
 def changed(part: str, split: str, *lines: tuple) -> dict:

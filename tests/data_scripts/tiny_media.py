@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-_VIDEO = {"avi": "mpeg4", "mp4": "mpeg4", "flv": "flv", "mkv": "mpeg4"}
-_AUDIO = {"avi": "pcm_s16le", "mp4": "aac", "flv": "mp3", "mkv": "aac", "wav": "pcm_s16le", "mp3": "mp3"}
+_VIDEO = {"avi": "mpeg4", "mp4": "mpeg4", "flv": "flv", "mkv": "mpeg4", "mpg": "mpeg1video"}
+_AUDIO = {"avi": "pcm_s16le", "mp4": "aac", "flv": "mp3", "mkv": "aac", "mpg": "mp2", "wav": "pcm_s16le", "mp3": "mp3"}
+_FORMATS = {"mkv": "matroska", "mpg": "mpeg"}
 _RATE = 44_100  # one that every one of the codecs takes
 
 
@@ -18,9 +19,9 @@ def media_bytes(ending: str, sound: bool = True) -> bytes:
     import av
 
     buffer = BytesIO()
-    with av.open(buffer, "w", format="matroska" if ending == "mkv" else ending) as container:
+    with av.open(buffer, "w", format=_FORMATS.get(ending, ending)) as container:
         if ending in _VIDEO:
-            pictures = container.add_stream(_VIDEO[ending], rate=10)
+            pictures = container.add_stream(_VIDEO[ending], rate=25 if ending == "mpg" else 10)
             pictures.width = pictures.height = 32
             pictures.pix_fmt = "yuv420p"
         if sound:

@@ -42,7 +42,8 @@ def whole(clips: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """An extraction that nothing interrupted; its bad clip shows in the exit code."""
     folder = tmp_path_factory.mktemp("whole") / "out"
     printed = finish(begin(root, sys.executable, SCRIPT, str(clips), str(folder), *OPTIONS), code=3)
-    start = f"{folder}: train 30, validation 30 rows; 1 clip failed (failures.jsonl); 30 shards made, 0 kept, "
+    start = f"{folder}: train 30, validation 30 rows, 3 rows without audio, 1 row without video; "
+    start += "1 clip failed (failures.jsonl); 30 shards made, 0 kept, "
     assert printed.splitlines()[-1].startswith(start)
     assert '"id": "train/c11"' in (folder / "failures.jsonl").read_text()
     without = [row["id"] for row in load(folder)["train"] if row["video_features"] is None]

@@ -8,7 +8,17 @@ import h5py
 import numpy as np
 import pytest
 
-from hf_mmintent.data.checks import DataError, read_json, read_table, read_text
+from hf_mmintent.data.checks import (
+    DataError,
+    check_ids,
+    check_labels,
+    check_values,
+    number,
+    read_json,
+    read_table,
+    read_text,
+    whole_number,
+)
 from hf_mmintent.data.feature_files import FeatureFile, open_h5, open_h5_rows
 from hf_mmintent.data.holdout import HoldOutConfig, hold_out
 from hf_mmintent.data.media_files import check_no_stub, clips_by_name, decodes
@@ -28,8 +38,10 @@ def test_table_without_header(tmp_path):
     path.write_text("Bell&x\nBell\n")
     with pytest.raises(DataError, match=r"t\.txt line 2 has 1 columns instead of 2"):
         read_table(path, ("name", "id"), delimiter="&", quoted=False, header=None)
-    path.write_text("")
-    assert read_table(path, ("name", "id"), header=None) == []
+    for header in (None, False):
+        path.write_text("")
+        with pytest.raises(DataError, match=r"t\.txt has no rows"):
+            read_table(path, ("name", "id"), header=header)
 
 
 def test_line_that_is_not_utf8_is_named(tmp_path):
@@ -38,6 +50,41 @@ def test_line_that_is_not_utf8_is_named(tmp_path):
     for read in (read_text, read_json, lambda path: read_table(path, ("a", "b"))):
         with pytest.raises(DataError, match=r"t\.csv line 3 is not UTF-8"):
             read(path)
+
+
+def test_table_of_a_header_alone_and_damaged_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n")
+    with pytest.raises(DataError, match=r"t\.csv has no rows"):
+        read_table(path, ("a", "b"))
+    path.write_bytes(b"a,b\n1,2\n\0\0,3\n")
+    with pytest.raises(DataError, match=r"t\.csv line 3 holds a NUL byte"):
+        read_table(path, ("a", "b"))
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1.0", "²", "٣", "11", "x"])
+def test_whole_numbers(text):
+    with pytest.raises(DataError, match=r"line 2: `seg` is '.*', not a whole number from 0 to 10"):
+        whole_number(text, "line 2: `seg`", 10)
+    assert whole_number("010", "", 10) == 10
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "1e400", "1,5", "٣"])
+def test_numbers(text):
+    with pytest.raises(DataError, match=r"line 2: `label` is '.*', not a (finite )?number"):
+        number(text, "line 2: `label`")
+    assert number("-1.5", "") == -1.5
+
+
+def test_errors_say_where_a_row_comes_from():
+    row = {"id": "a", "label": "x", "source": "t.csv line 2"}
+    for check in (lambda rows: check_labels(rows, ["y"]), lambda rows: check_ids({**rows, "test": [row]})):
+        with pytest.raises(DataError, match=r"^t\.csv line 2: "):
+            check({"train": [row]})
+    with pytest.raises(DataError, match=r"^t\.csv line 2: row 'a' of train has the label 4"):
+        check_values({"train": [{**row, "label": 4}]}, 0, 3)
+    with pytest.raises(DataError, match=r"^t\.csv line 2: a row of train has the empty id ' '"):
+        check_ids({"train": [{**row, "id": " "}]})
 
 
 @pytest.mark.parametrize(("text", "message"), [

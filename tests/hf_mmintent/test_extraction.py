@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.clip_folder import clip_rows
@@ -173,6 +173,8 @@ def test_a_bad_clip_is_listed_and_the_rest_goes_on(encoder: MediaEncoderModel, t
         ("train", 1, "train/c1"),
         ("train", 4, "train/c4"),
     ]
+    assert [entry["kind"] for entry in listed] == ["failed", "failed"] and not any(entry["dropped"] for entry in listed)
+    assert report.nulls == {"audio": 3, "video": 2}
     assert "c1.mp4" in listed[0]["error"] and "is empty" in listed[1]["error"] and "2 clips failed" in str(report)
     found = load(tmp_path / "out", split="train")
     assert [row["video_features"] is None for row in found] == [False, True, False, False, True]
@@ -187,6 +189,43 @@ def test_a_bad_clip_is_listed_and_the_rest_goes_on(encoder: MediaEncoderModel, t
     repaired = extract_features(rows, encoder, tmp_path / "out", retried)
     assert repaired.made == 2 and [entry["id"] for entry in repaired.failures] == ["train/c4"]
     assert load(tmp_path / "out", split="train")[1]["video_features"] is not None
+
+
+def test_clips_that_were_null_before_are_listed(clips: Path, encoder: MediaEncoderModel, tmp_path: Path) -> None:
+    """What a builder made null because the file was absent or damaged is no silent gap."""
+    paths = [str(clips / "train" / f"c{i}.mp4") for i in range(4)]
+    rows = Dataset.from_dict({
+        "id": ["a", "b", "c", "d"],
+        "audio_path": [paths[0], None, paths[2], None],
+        "video_path": [paths[0], None, paths[2], paths[3]],
+    })  # fmt: skip
+    report = extract_features({"train": rows}, encoder, tmp_path / "out", ExtractionOptions(shard_size=3))
+    listed = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert listed == report.failures
+    assert [(entry["row"], entry["id"], entry["kind"], entry["error"]) for entry in listed] == [
+        (1, "b", "null", "`audio_path` is null and `video_path` is null"),
+        (3, "d", "null", "`audio_path` is null"),
+    ]
+    assert report.nulls == {"audio": 3, "video": 1}  # the sound of c is absent: the clip is silent
+    assert "train 4 rows, 3 rows without audio, 1 row without video; 2 rows with a null clip (failures.jsonl);" in str(
+        report
+    )
+    again = extract_features(
+        {"train": rows}, encoder, tmp_path / "out", ExtractionOptions(shard_size=3, retry_failed=True)
+    )
+    assert again.made == 0 and again.failures == report.failures  # what is null stays null
+    dropped = ExtractionOptions(drop_failed=True)
+    less = extract_features({"train": rows}, encoder, tmp_path / "less", dropped)
+    assert less.rows == {"train": 3} and load(tmp_path / "less", split="train")["id"] == ["a", "c", "d"]
+    assert [entry["dropped"] for entry in less.failures] == [True, False]
+
+
+def test_a_modality_that_no_row_has_is_no_failure(clips: Path, encoder: MediaEncoderModel, tmp_path: Path) -> None:
+    kinds = Features({name: Value("string") for name in ("id", "audio_path", "video_path")})
+    path = str(clips / "train" / "c0.mp4")
+    rows = Dataset.from_dict({"id": ["a", "b"], "audio_path": [path, path], "video_path": [None, None]}, features=kinds)
+    report = extract_features({"train": rows}, encoder, tmp_path / "out")
+    assert not report.failures and report.nulls == {"audio": 0, "video": 2}
 
 
 def test_what_cannot_be_extracted_is_refused(clips: Path, encoder: MediaEncoderModel, tmp_path: Path) -> None:

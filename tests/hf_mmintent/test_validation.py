@@ -53,7 +53,7 @@ def make(splits: Mapping[str, list[dict[str, Any]]], **features: Any) -> Dataset
 GOOD = {"train": [make_row(f"a{i}") for i in range(4)], "test": [make_row(f"b{i}") for i in range(2)]}
 
 
-def found(splits: Mapping[str, list[dict[str, Any]]], decode: bool = False, **features: Any) -> list[str]:
+def found(splits: Mapping[str, list[dict[str, Any]]], decode: bool | str = False, **features: Any) -> list[str]:
     return [str(finding) for finding in check_rows(gather_facts(make(splits, **features), decode))]
 
 
@@ -176,6 +176,19 @@ def test_missing_and_damaged_files(tmp_path):
         "error: damaged audio: 2 files of train do not decode (a1, a2).",
         "error: damaged video: 1 files of train do not decode (a2).",
     ]
+
+
+def test_clip_whose_end_is_damaged(tmp_path):
+    whole = write_media(tmp_path / "whole.avi", seconds=2.0)
+    data = write_media(tmp_path / "whole.mkv", seconds=4.0).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(data[: len(data) // 2])
+    rows = {"train": [make_row(f"a{i}", video_path=str(path)) for i, path in enumerate((whole, cut))]}
+    columns = {"video_path": Value("string"), "audio_features": None}
+    assert found(rows, decode=True, **columns) == []
+    assert found(rows, decode="whole", **columns) == ["error: damaged video: 1 files of train do not decode (a1)."]
+    with pytest.raises(ValueError, match="`decode` is 'all'"):
+        found(rows, decode="all", **columns)
 
 
 def test_embedded_media(tmp_path):
@@ -301,6 +314,16 @@ def test_files_that_the_builder_refuses(mintrec, defect, message):
     assert report.facts is None
 
 
+def test_what_the_builder_met_is_told_also_from_the_cache(mintrec):
+    clip = mintrec / "raw_data" / "S04" / "E01" / "1.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"no clip at all")
+    for _ in range(2):
+        text = str(validate("mintrec", mintrec, is_subset=True))
+        assert "warning: files: video does not decode in 1 rows of train (S04_E01_1)." in text
+        assert text.count("occurs in") == 0 and text.count("audio missing in") == 0  # the rows show these
+
+
 def test_wrong_request(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         validate("mintrec", tmp_path / "absent")
@@ -349,7 +372,7 @@ def test_script_exits_with_errors_only(mintrec, tmp_path, root, monkeypatch, cap
     ("meld", "meld", None, {"split overlap", "repeated text"}),
     ("cmu_mosi", "cmu_mosi", "bc_split", set()),
     ("mustard", "mustard", "speaker_independent", {"split overlap", "repeated text"}),
-    ("ict_mmmo", "ict_mmmo", "binary", {"missing lexical"}),
+    ("ict_mmmo", "ict_mmmo", "binary", {"missing lexical", "files"}),
     ("grid", "grid", None, {"split overlap"}),
     ("mmintent_mini", None, None, {"repeated text"}),
 ])  # fmt: skip
