@@ -637,6 +637,29 @@ def test_regression_with_bf16_autocast_keeps_statistics_in_float32() -> None:
     assert out.loss_terms["intra"].item() == pytest.approx(exact(**inputs).loss_terms["intra"].item(), rel=0.05)
 
 
+def test_a_hundred_steps_in_bf16(tmp_path: Path) -> None:
+    """Every gradient is finite, the loss falls, bases stay orthonormal and budgets float32, also once saved."""
+    model, inputs = TESTER.model().train(), TESTER.inputs(training=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    start = [level.basis().detach().clone() for level in model.model.intra]
+    tasks = []
+    for _ in range(100):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(**inputs)
+        optimizer.zero_grad()
+        out.loss.backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+        optimizer.step()
+        tasks.append(out.loss_terms["task"].item())
+    assert tasks[-1] < 0.5 * tasks[0]
+    model.save_pretrained(tmp_path)
+    loaded = ClcrForSequenceClassification.from_pretrained(tmp_path)
+    for level, again, before in zip(model.model.intra, loaded.model.intra, start, strict=True):
+        assert off_identity(level.basis().detach()) < 1e-5 and off_identity(again.basis().detach()) < 1e-5
+        assert (level.basis() - before).abs().max() > 1e-2
+        assert level.budget.share.dtype == torch.float32 and torch.equal(again.budget.share, level.budget.share)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
