@@ -83,8 +83,9 @@ class ClcrConfig(MultimodalConfig):
     use_intra_ced: bool = True  # False: shared = private = pooled tokens, no exchange [paper, Table 3]
     basis_map: Literal["cayley", "householder", "matrix_exp"] = "cayley"  # Stiefel [paper]; the cheapest [derived]
     exchange_heads: int = 4  # [choice]
-    # Longer sources are pooled to as many tokens, each: cost is then linear in length, not quadratic. None: Eq. (4) [choice]
-    exchange_max_sources: int | None = None
+    # Tokens of one modality that others attend to; of longer sequences the means over as many neighbouring stretches. Keeps
+    # the cost linear in length, where Eq. (4) as written, None, is quadratic [choice]
+    exchange_max_sources: int | None = 128
     gate_scale_init: float | int = 20.0  # learnable scale [paper]; at 1 every token takes part [derived]
     gate_threshold_init: float | int = 1.0  # θ, learnable per level [paper]; the mean of e after LN [derived]
     # ρ₀, share of a sequence's tokens: lengths differ tenfold between modalities [choice]; learnable per level [paper]

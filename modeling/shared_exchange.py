@@ -159,16 +159,14 @@ class IntraLevelExchange(nn.Module):
         if len(tokens) < 2:  # the batch has no other modality
             return streams
         dtype = next(iter(tokens.values()))[0].dtype
-        shared = {name: z.to(dtype) for name, z in shared.items()}
-        limit = self.config.exchange_max_sources
-        given = {name: shorten(z, tokens[name][1], limit or z.shape[1]) for name, z in shared.items()}
-        projected = {name: self.exchange.keys_and_values(z) for name, (z, _) in given.items()}
+        given = {name: self._sources(z, tokens[name][1]) for name, z in shared.items()}
+        projected = {name: self.exchange.keys_and_values(z.to(dtype)) for name, (z, _) in given.items()}
         for name in tokens:
             sources = [other for other in tokens if other != name]
             key, value = (torch.cat([projected[other][i] for other in sources], 1) for i in (0, 1))  # [z_n]_{n ≠ m}
             there = torch.cat([given[other][1] for other in sources], 1)
             rows, weights = receivers(streams.weights[name], all_receive)
-            query = shared[name].flatten(0, 1).index_select(0, rows).unflatten(0, weights.shape)
+            query = shared[name].flatten(0, 1).index_select(0, rows).unflatten(0, weights.shape).to(dtype)
             keys = key_mask(self.config, query, key, there)
             states, maps = self.exchange(query, key, value, keys)
             if maps is not None:
@@ -191,6 +189,11 @@ class IntraLevelExchange(nn.Module):
         """z (B, T, d_s) in float32."""
         with torch.autocast(states.device.type, enabled=False):
             return states.float() @ basis[: self.config.shared_width].float().T
+
+    def _sources(self, shared: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of one modality that others may hear, (B, N, d_s), and their mask; means are taken in float32."""
+        limit = self.config.exchange_max_sources
+        return (shared, mask) if limit is None else shorten(shared, mask, limit)
 
     def token_streams(
         self, tokens: dict[str, tuple[Tensor, Tensor]], streams: LevelStreams
@@ -230,14 +233,19 @@ def shorten(states: Tensor, mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     Returns:
         (B, min(T, N), D) and its mask.
     """
-    if states.shape[1] <= limit:
+    # A graph with free lengths must not choose by the length that it was traced at; its rows have N places at any length.
+    if not torch.compiler.is_exporting() and states.shape[1] <= limit:
         return states, mask
     total = mask.sum(1, keepdim=True)
     count = total.clamp(max=limit)
     part = (mask.cumsum(1) - 1) * count // total.clamp(min=1)  # (B, T): the token of rank t goes to stretch ⌊tN/T⌋
-    place = torch.arange(limit, device=states.device)
-    member = (mask[:, None] & (part[:, None] == place[:, None])).to(states.dtype)  # (B, N, T)
-    return member @ states / member.sum(-1, keepdim=True).clamp(min=1), place < count
+    part = part.masked_fill(~mask, limit)  # padding goes behind the last one
+    place = torch.arange(limit + 1, device=states.device)
+    # The tokens of stretch s have ranks ⌈sT/N⌉ … ⌈(s+1)T/N⌉ − 1.
+    first = -(-place * total // count.clamp(min=1))  # (B, N + 1)
+    sums = states.new_zeros(states.shape[0], limit + 1, states.shape[2])
+    sums = sums.scatter_add(1, part[..., None].expand(states.shape), states)[:, :-1]
+    return sums / first.diff(dim=1).clamp(min=1)[..., None].to(states.dtype), place[:-1] < count
 
 
 def receivers(weights: Tensor, everyone: bool = False) -> tuple[Tensor, Tensor]:

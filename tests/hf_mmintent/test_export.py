@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from hf_mmintent.modeling.peephole_lstm import PeepholeBiLSTM
-from tests.modeling.testers import ALL_TESTERS, ModelTester
+from tests.modeling.testers import ALL_TESTERS, ClcrTester, ModelTester
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -81,6 +81,15 @@ def test_a_small_classifier(text_only: tuple[Any, OnnxClassifier, Path], tiny_to
 @pytest.mark.parametrize("name", TESTERS)
 def test_every_architecture(name: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
     check(*export(TESTERS[name], tiny_tokenizer, tmp_path))
+
+
+@pytest.mark.slow
+def test_bounded_sources_of_an_exchange_on_both_sides_of_the_bound(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """The example has 12 steps at most, the batches have 7 to 16."""
+    torch.manual_seed(0)
+    model = ClcrTester().model(exchange_max_sources=10).eval()
+    export_onnx(model, ClcrTester().processor(tiny_tokenizer), tmp_path)
+    check(model, OnnxClassifier(tmp_path, threads=1))
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mmintent.modeling.configuration_clcr import ClcrConfig
 from hf_mmintent.modeling.decorrelation import segment_weights
@@ -232,6 +233,41 @@ def test_shortened_exchange_keeps_values_up_to_the_limit() -> None:
         assert torch.equal(streams.weights["text"], full.weights["text"])
     alone, _, _ = of_every_token(level, {name: (x[1:], mask[1:]) for name, (x, mask) in tokens.items()})
     torch.testing.assert_close(alone.shared["audio"][0], streams.shared["audio"][1])
+
+
+@pytest.mark.parametrize("limit", [4, 9, 20])
+def test_an_exported_graph_has_the_same_sources_at_any_length(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traced branch on the length would keep the length that the graph was made with."""
+    states, mask = torch.randn(4, 9, 3), prefix_mask(9, 4, 1, 7)
+    mask[2] = False
+    found, there = shorten(states, mask, limit)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    exported, places = shorten(states, mask, limit)
+    assert places.shape == (4, limit) and places.sum(1).tolist() == there.sum(1).tolist()
+    for row in range(4):
+        torch.testing.assert_close(exported[row][places[row]], found[row][there[row]])
+
+
+def exchange_flops(length: int, **overrides: Any) -> int:
+    """Of one level with every token of two modalities of `length` tokens receiving, forward and backward."""
+    config = ClcrConfig(modalities=("audio", "video"), hidden_size=16, exchange_heads=2, **overrides)
+    config._attn_implementation = "eager"  # fused kernels hide their products from the counter
+    level = IntraLevelExchange(config, 0.5)
+    mask = torch.ones(2, length, dtype=torch.bool)
+    tokens = {name: (torch.randn(2, length, 16, requires_grad=True), mask) for name in config.modalities}
+    with FlopCounterMode(display=False) as counter:
+        streams = level(tokens, {name: segment_weights(mask, 3) for name in tokens}, all_receive=True)
+        sum(x.sum() for x in streams.shared.values()).backward()
+    return counter.get_total_flops()
+
+
+def test_cost_of_the_exchange_is_linear_in_length() -> None:
+    """By default beyond the number of sources; Eq. (4) over all tokens is quadratic."""
+    short, middle, long = (exchange_flops(length) for length in (200, 400, 800))
+    assert long - middle == 2 * (middle - short)
+    assert exchange_flops(64) == exchange_flops(64, exchange_max_sources=None)
+    short, middle, long = (exchange_flops(length, exchange_max_sources=None) for length in (200, 400, 800))
+    assert long - middle > 3 * (middle - short)
 
 
 def test_receivers() -> None:
@@ -599,6 +635,29 @@ def test_regression_with_bf16_autocast_keeps_statistics_in_float32() -> None:
     exact = TESTER.model(**config).train()
     torch.manual_seed(0)
     assert out.loss_terms["intra"].item() == pytest.approx(exact(**inputs).loss_terms["intra"].item(), rel=0.05)
+
+
+def test_a_hundred_steps_in_bf16(tmp_path: Path) -> None:
+    """Every gradient is finite, the loss falls, bases stay orthonormal and budgets float32, also once saved."""
+    model, inputs = TESTER.model().train(), TESTER.inputs(training=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    start = [level.basis().detach().clone() for level in model.model.intra]
+    tasks = []
+    for _ in range(100):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(**inputs)
+        optimizer.zero_grad()
+        out.loss.backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+        optimizer.step()
+        tasks.append(out.loss_terms["task"].item())
+    assert tasks[-1] < 0.5 * tasks[0]
+    model.save_pretrained(tmp_path)
+    loaded = ClcrForSequenceClassification.from_pretrained(tmp_path)
+    for level, again, before in zip(model.model.intra, loaded.model.intra, start, strict=True):
+        assert off_identity(level.basis().detach()) < 1e-5 and off_identity(again.basis().detach()) < 1e-5
+        assert (level.basis() - before).abs().max() > 1e-2
+        assert level.budget.share.dtype == torch.float32 and torch.equal(again.budget.share, level.budget.share)
 
 
 @pytest.mark.parametrize(
