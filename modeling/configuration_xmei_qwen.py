@@ -59,6 +59,7 @@ class XmeiQwenConfig(MultimodalConfig):
         "hidden_states",
         "attentions",
         "cross_attentions",
+        "diagnostics",
     ]
 
     # Qwen2.5-7B-Instruct [public]
@@ -163,6 +164,10 @@ class XmeiQwenConfig(MultimodalConfig):
     def num_tokens(self, name: str) -> int:
         """Tokens that a modality occupies in the prompt of a sample that has it."""
         return sum(self.connector_config(name).query_counts)
+
+    def num_grid_tokens(self, name: str) -> int:
+        """Features of the modality that are places of the picture, in front of those that are times."""
+        return self.num_spatial_tokens if name == "video" and self.visual_tokens == "spatiotemporal" else 0
 
     def num_caption_tokens(self, name: str) -> int:
         """Tokens of the modality's caption that its connector reads, at the front of its queries."""

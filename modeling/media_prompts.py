@@ -35,7 +35,7 @@ class MediaPrompts:
         return self.video_connector if self.config.share_connectors else getattr(self, f"{name}_connector")
 
     def media_tokens(
-        self, name: str, given: ModalityInput, caption: tuple[Tensor | None, Tensor | None], output_attentions: bool
+        self, name: str, given: ModalityInput, caption: tuple[Tensor | None, Tensor | None], **options: bool
     ) -> tuple[Tensor, Tensor, Any]:
         """
         Word vectors of one modality.
@@ -44,7 +44,7 @@ class MediaPrompts:
             name: "video" or "audio".
             given: features (B, K, D).
             caption: ids and mask (B, N_g).
-            output_attentions: also the attention over the features.
+            options: of the connector, such as `output_attentions`.
 
         Returns:
             (B, N, d_LLM), which of them hold something (B, N) bool, and what the connector returned.
@@ -59,9 +59,7 @@ class MediaPrompts:
                 with torch.no_grad():
                     states_of = self.text_model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
                 captions = {"caption_embeds": states_of, "attention_mask": valid}
-        out = self.connector(name)(
-            encoder_hidden_states=states, encoder_attention_mask=mask, output_attentions=output_attentions, **captions
-        )
+        out = self.connector(name)(encoder_hidden_states=states, encoder_attention_mask=mask, **captions, **options)
         tokens = getattr(self, f"{name}_projector")(out.last_hidden_state)
         return tokens, out.query_attention_mask.bool(), out
 
@@ -129,15 +127,15 @@ class MediaPrompts:
         return mask
 
     def read_media(
-        self, rows: int, inputs: Mapping[str, Any], output_attentions: bool = False
+        self, rows: int, inputs: Mapping[str, Any], **options: bool
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
         """
         Features or raw media of a batch through encoders and connectors.
 
         Args:
             rows: of the batch.
-            inputs: those of `PROMPT_INPUTS` that were given.
-            output_attentions: also the attention over the features.
+            inputs: those of `PROMPT_INPUTS` that were given; others are not read.
+            options: of the connectors: `output_attentions`, `output_hidden_states`.
 
         Returns:
             Per modality that the batch has: word vectors (B, N, d_LLM) with the samples that have it (B,) bool, and what its
@@ -159,7 +157,7 @@ class MediaPrompts:
                     f"`{name}_features` {len(given.states)}."
                 )
             caption = inputs.get(f"{name}_caption_ids"), inputs.get(f"{name}_caption_mask")
-            vectors, _, connectors[name] = self.media_tokens(name, given, caption, output_attentions)
+            vectors, _, connectors[name] = self.media_tokens(name, given, caption, **options)
             tokens[name] = vectors, given.present
         return tokens, connectors
 

@@ -114,8 +114,9 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
         has = {name: name in config.media for name in ("video", "audio")}
         positions = config.temporal_position_embedding
-        spatial = config.num_spatial_tokens if config.visual_tokens == "spatiotemporal" else 0
-        self.video_tokens = VideoTokens(config.video_feature_size, spatial, positions) if has["video"] else None
+        self.video_tokens = (
+            VideoTokens(config.video_feature_size, config.num_grid_tokens("video"), positions) if has["video"] else None
+        )
         self.audio_tokens = (
             AudioTokens(config.audio_feature_size, config.audio_conv_layers, positions) if has["audio"] else None
         )
@@ -341,13 +342,18 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         connectors: dict[str, Any] = {}
         if input_ids is not None and first:
             self._check_prompt(input_ids, attention_mask, labels)
-            tokens, connectors = self.read_media(len(input_ids), inputs, bool(output_attentions))
+            tokens, connectors = self.read_media(len(input_ids), inputs, output_attentions=bool(output_attentions))
         terms, weights = self._token_losses(tokens, connectors, targets)
         if labels is not None and self.alignment is not None and subtitle_ids is not None:
             terms |= self._alignment_losses(tokens, subtitle_ids, subtitle_mask)
         cross = {name: found.cross_attentions for name, found in connectors.items()} if output_attentions else None
+        diagnostics = {
+            f"{name}_{figure}": value
+            for name, found in connectors.items()
+            for figure, value in (found.get("diagnostics") or {}).items()
+        }
         if has_targets and not self.config.stage_runs_language_model:
-            return self._connected(tokens, terms, weights, cross)
+            return self._connected(tokens, terms, weights, diagnostics)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             if first:
@@ -386,6 +392,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             hidden_states=out.hidden_states if output_hidden_states else None,
             attentions=out.attentions,
             cross_attentions=cross,
+            diagnostics=diagnostics or None,
         )
 
     def _check_prompt(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> None:
@@ -452,7 +459,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         tokens: Mapping[str, tuple[Tensor, Tensor]],
         terms: Mapping[str, Tensor],
         weights: Mapping[str, float],
-        cross: dict[str, Any] | None,
+        diagnostics: dict[str, Tensor],
     ) -> XmeiQwenOutput:
         """Output of a stage in which the language model is not run: labels are what the modalities' tokens agree on."""
         logits = {}
@@ -466,7 +473,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             loss_terms={name: term.detach() for name, term in terms.items()},
             emotion_logits=logits.get("emotion"),
             intent_logits=logits.get("intent"),
-            cross_attentions=cross,
+            diagnostics=diagnostics or None,
         )
 
     def _head_logits(self, state: Tensor | None) -> dict[str, Tensor]:
