@@ -10,8 +10,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_mmintent.data.collator import MultimodalCollator
+from hf_mmintent.explanations import LABELS, REASONS
 
 from .common import Batch, Subject
+
+TARGETS = (*LABELS, *REASONS, "label")
 
 
 @torch.no_grad()
@@ -32,7 +35,7 @@ def connector_outputs(
     """
     if not subject.model.can_generate():
         raise ValueError(f"{type(subject.model).__name__} has no connectors: name a model that writes answers.")
-    rows = subject.rows.remove_columns([name for name in ("label",) if name in subject.rows.column_names])
+    rows = subject.rows.remove_columns([name for name in TARGETS if name in subject.rows.column_names])
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=MultimodalCollator(subject.processor))
     for batch in tqdm(loader, desc=progress, leave=False):
         batch = {name: value.to(subject.model.device) for name, value in batch.items()}

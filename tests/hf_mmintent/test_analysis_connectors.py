@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 import sys
@@ -17,7 +18,7 @@ from hf_mmintent.analysis.common import Subject
 from hf_mmintent.analysis.connectors import connector_outputs
 from hf_mmintent.analysis.convergence import convergence
 from hf_mmintent.analysis.query_attention import attention_maps, part, spread
-from tests.modeling.xmei_cases import VIDEO, rows, tiny_model, tiny_processor
+from tests.modeling.xmei_cases import rows, tiny_model, tiny_processor
 
 from .answer_cases import save_rows
 
@@ -90,7 +91,7 @@ def test_convergence_equals_a_loop() -> None:
         states = outs["audio"].hidden_states
         values.append([
             np.mean([torch.cosine_similarity(after[0, q], before[0, q], dim=0).item() for q in range(4)])
-            for before, after in zip(states, states[1:])
+            for before, after in itertools.pairwise(states)
         ])  # fmt: skip
     assert len(values) == 3
     np.testing.assert_allclose(found["audio"]["guides"], np.mean(values, 0), atol=1e-5)
@@ -108,26 +109,17 @@ def test_classifiers_have_none() -> None:
 
 def test_pictures_and_numbers(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a patch grid, whose places are a map of their own."""
-    subject = subject_of(visual_tokens="spatiotemporal", num_spatial_tokens=4)
+    subject = subject_of(visual_tokens="spatiotemporal", num_spatial_tokens=3)
     subject.model.save_pretrained(tmp_path / "model")
     subject.processor.save_pretrained(tmp_path / "model")
     data = save_rows(tmp_path / "data")
-    assert VIDEO == 8
-    for name, stem in (("query-attention", "query_attention"), ("convergence", "convergence")):
-        command = [name, tmp_path / "model", "--dataset", data, "--output_dir", tmp_path / "out"]
+    for name, extra in (("query-attention", ["--samples", 2]), ("convergence", [])):
+        command = [name, tmp_path / "model", "--dataset", data, "--output_dir", tmp_path / "out", *extra]
         monkeypatch.setattr(sys, "argv", ["analyze.py", *map(str, command)])
-        if name == "query-attention":
-            rows_of = Dataset.from_parquet(str(data / "validation.parquet"))
-            short = min(len(row) for row in rows_of["video_features"])
-            assert short > 3
-            sys.argv += ["--samples", "2"]
-            subject.model.config.num_spatial_tokens = 3
-            subject.model.save_pretrained(tmp_path / "model")
-            subject.processor.num_spatial_tokens = 3
-            subject.processor.save_pretrained(tmp_path / "model")
         runpy.run_path(str(root / "examples" / "analyze.py"), run_name="__main__")
-        assert (tmp_path / "out" / f"{stem}_model_validation.png").stat().st_size > 5000
-        numbers = json.loads((tmp_path / "out" / f"{stem}_model_validation.json").read_text())
+        stem = tmp_path / "out" / f"{name.replace('-', '_')}_model_validation"
+        assert stem.with_suffix(".png").stat().st_size > 5000
+        numbers = json.loads(stem.with_suffix(".json").read_text())
         assert numbers["split"] == "validation"
-        if name == "query-attention":
+        if extra:
             assert len(numbers["samples"]) == 2 and numbers["grid_tokens"] == {"video": 3, "audio": 0}
