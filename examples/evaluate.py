@@ -1,6 +1,7 @@
 """Score finished checkpoints on a split, with everything and with each modality dropped.
 
     python examples/evaluate.py runs/mvcl_daf_mmintent_mini --split test --drop
+    python examples/evaluate.py runs/xmei_qwen_mmintent_mini --split test --without audio video
     python examples/evaluate.py runs/mvcl_daf_mintrec --split test --data_dir /data/MIntRec
 
 The argument is a checkpoint, a run folder with one `seed_<n>` folder per seed, or a Hub id. Scores and predictions are
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="folder with the dataset's files")
     parser.add_argument("--config_name", help="configuration of the dataset")
     parser.add_argument("--drop", action="store_true", help="also score with each modality dropped, and with only one")
+    parser.add_argument("--without", nargs="+", default=[], help="also score with these modalities dropped together")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--bertscore", help="model for BERTScore, of models that write: a name or a folder")
     parser.add_argument("--max_new_tokens", type=int, help="length of answers, of models that write")

@@ -62,6 +62,7 @@ def score_checkpoints(
     data_dir: str | None = None,
     config_name: str | None = None,
     drop: bool = False,
+    without: Sequence[str] = (),
     batch_size: int = 32,
     output_dir: str | None = None,
     bertscore: str | None = None,
@@ -74,7 +75,8 @@ def score_checkpoints(
         checkpoint: folder, run folder with seeds, or Hub id.
         split: name of the split.
         dataset, data_dir, config_name: where the rows are; of the training run when not given.
-        drop: also score with modalities dropped.
+        drop: also score with each modality dropped, and with only one.
+        without: also score with these modalities dropped together.
         batch_size: rows per forward pass.
         bertscore: name or folder of a model for BERTScore of explanations; NaN without one.
         max_new_tokens: length of explanations; the model's own limit by default.
@@ -106,6 +108,8 @@ def score_checkpoints(
         problem, count = "explanation" if writes else model.config.problem_type, len(rows)
         always = tuple(settings.get("drop_modalities", ()))
         conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
+        if without and tuple(without) not in conditions:
+            conditions.append(tuple(without))
         folder = _scores_folder(path, output_dir, several=len(paths) > 1)
         for dropped in conditions:
             hidden = (*always, *dropped)

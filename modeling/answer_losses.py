@@ -52,3 +52,8 @@ def label_losses(heads: Mapping[str, Tensor], labels: Mapping[str, Tensor | None
             total = nn.functional.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="sum")
             terms[name] = total / (target != IGNORED).sum().clamp(min=1)
     return terms
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor | None:
+    """Σ weight · term, `None` without terms."""
+    return sum(weights[name] * term for name, term in terms.items()) if terms else None  # type: ignore[return-value]

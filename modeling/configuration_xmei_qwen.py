@@ -59,6 +59,7 @@ class XmeiQwenConfig(MultimodalConfig):
         "hidden_states",
         "attentions",
         "cross_attentions",
+        "diagnostics",
     ]
 
     # Qwen2.5-7B-Instruct [public]
@@ -99,10 +100,19 @@ class XmeiQwenConfig(MultimodalConfig):
         1.0  # weight of label tokens in the language-model loss; they are 2 of 100 [choice]
     )
 
+    # The language model's vectors of the label words attract the tokens of each modality, so that it can read them before it
+    # has learnt to; in every stage, 0 for not. `*_word_ids`: tokens of each label, in id order, from the tokenizer. [choice]
+    label_word_loss_weight: float | int = 0.0
+    label_word_temperature: float = 0.07
+    emotion_word_ids: tuple[Any, ...] | list[Any] | None = None
+    intent_word_ids: tuple[Any, ...] | list[Any] | None = None
+
     # (name, epochs[, patterns of trainable parameters]). First the connectors with the language model frozen, then all
     # that adapters leave trainable. The release has one stage and starts from another project's checkpoint. [choice]
+    # A stage `connect` may come before: the connectors learn from the label words and the alignment loss, and the language
+    # model is not run, which makes an epoch cost seconds.
     stages: tuple[Any, ...] | list[Any] = (("align", 1), ("joint", 3))
-    training_stage: Literal["align", "joint"] = "joint"
+    training_stage: Literal["connect", "align", "joint"] = "joint"
     # What the stage `align` learns to write; the two label lines alone are a third of the cost. [choice]
     align_answer: Literal["full", "labels"] = "full"
 
@@ -128,7 +138,7 @@ class XmeiQwenConfig(MultimodalConfig):
         # The weights are those of the language model, tied or not as it says.
         self.tie_word_embeddings = bool(self.language_model_config.tie_word_embeddings)
         self.stages = tuple(
-            (*entry, (ALIGNED_PARTS,)) if entry[0] == "align" and len(entry) == 2 else tuple(entry)
+            (*entry, (ALIGNED_PARTS,)) if entry[0] in ("connect", "align") and len(entry) == 2 else tuple(entry)
             for entry in self.stages
         )
 
@@ -139,7 +149,13 @@ class XmeiQwenConfig(MultimodalConfig):
     @property
     def hidden_answer_fields(self) -> tuple[str, ...]:
         """Targets that the present training stage leaves out."""
-        return REASON_FIELDS if self.training_stage == "align" and self.align_answer == "labels" else ()
+        labels_only = self.training_stage == "align" and self.align_answer == "labels"
+        return REASON_FIELDS if labels_only or not self.stage_runs_language_model else ()
+
+    @property
+    def stage_runs_language_model(self) -> bool:
+        """Whether a batch with targets goes through the language model in the present training stage."""
+        return self.training_stage != "connect"
 
     def connector_config(self, name: str) -> PreTrainedConfig:
         """Configuration of the connector that a modality goes through."""
@@ -148,6 +164,10 @@ class XmeiQwenConfig(MultimodalConfig):
     def num_tokens(self, name: str) -> int:
         """Tokens that a modality occupies in the prompt of a sample that has it."""
         return sum(self.connector_config(name).query_counts)
+
+    def num_grid_tokens(self, name: str) -> int:
+        """Features of the modality that are places of the picture, in front of those that are times."""
+        return self.num_spatial_tokens if name == "video" and self.visual_tokens == "spatiotemporal" else 0
 
     def num_caption_tokens(self, name: str) -> int:
         """Tokens of the modality's caption that its connector reads, at the front of its queries."""
@@ -200,12 +220,37 @@ class XmeiQwenConfig(MultimodalConfig):
             raise ValueError(f"`video_token_id` and `audio_token_id` are both {given[0]}: they need a token each.")
 
     def validate_weights(self) -> None:
-        for name in ("lm_loss_weight", "emotion_loss_weight", "intent_loss_weight", "tca_loss_weight"):
+        weights = ("lm", "emotion", "intent", "tca", "label_word")
+        for name in (f"{term}_loss_weight" for term in weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: a weight is 0 or more.")
         if self.label_token_weight < 1:
             raise ValueError(f"`label_token_weight` is {self.label_token_weight}: it up-weights, so 1 or more.")
         if self.audio_conv_layers < 0:
             raise ValueError(f"`audio_conv_layers` is {self.audio_conv_layers}: 0 or more.")
-        if not self.tca_temperature > 0:
-            raise ValueError(f"`tca_temperature` is {self.tca_temperature}: it must be positive.")
+        for name in ("tca_temperature", "label_word_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: it must be positive.")
+
+    def validate_label_words(self) -> None:
+        weight = self.label_word_loss_weight
+        for label in ("emotion", "intent"):
+            names, ids = getattr(self, f"{label}_names"), getattr(self, f"{label}_word_ids")
+            if ids is None and weight > 0:
+                raise ValueError(
+                    f"`label_word_loss_weight` is {weight} but `{label}_word_ids` is None: give the tokens of each of "
+                    f"{list(names)}, or the language model by name, so that its tokenizer does."
+                )
+            if ids is not None and (len(ids) != len(names) or not all(ids)):
+                raise ValueError(
+                    f"`{label}_word_ids` is {list(ids)} but `{label}_names` is {list(names)}: one list of tokens per name."
+                )
+
+    def validate_connect(self) -> None:
+        if any(entry[0] == "connect" for entry in self.stages) and not (
+            self.label_word_loss_weight or self.tca_loss_weight
+        ):
+            raise ValueError(
+                "`stages` has `connect` but `label_word_loss_weight` and `tca_loss_weight` are both 0: without the language "
+                "model there would be no loss, set one of them."
+            )

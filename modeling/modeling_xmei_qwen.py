@@ -32,13 +32,15 @@ from transformers import (
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from .answer_losses import IGNORED, answer_loss, label_losses
+from .answer_format import EMOTIONS, INTENTS
+from .answer_losses import IGNORED, answer_loss, label_losses, weighted_sum
 from .configuration_media_encoder import MediaEncoderConfig
 from .configuration_xmei_qwen import XmeiQwenConfig
 from .label_scoring import completion_scores
+from .label_words import agreed_logits, label_word_ids, label_word_logits
 from .layers import masked_mean
+from .media_prompts import PROMPT_INPUTS, MediaPrompts
 from .media_tokens import AudioTokens, EmbeddingLinear, StateHead, TokenProjector, VideoTokens
-from .modality_inputs import ModalityInput, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_cat_mod import CatModModel
 from .modeling_lq_former import LQFormerModel
@@ -53,11 +55,6 @@ from .xmei_qwen_outputs import LabelScores, XmeiQwenOutput
 # A checkpoint that is opened without the package brings these files along: its connectors have to be known then, too.
 for _connector in (LQFormerModel, CatModModel):
     AutoModel.register(_connector.config_class, _connector, exist_ok=True)
-
-# Inputs that only the first step of a generation reads: what they say is in the cache afterwards.
-MEDIA_INPUTS = ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
-_PARTS = ("features", "attention_mask", "caption_ids", "caption_mask")
-PROMPT_INPUTS = (*(f"{name}_{part}" for name in ("video", "audio") for part in _PARTS), *MEDIA_INPUTS)
 
 
 class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
@@ -79,6 +76,7 @@ class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
         "  title = {Joint Multimodal Emotion-Intent Explanation and Classification},\n"
         "  author = {Huang, YiJie},\n  year = {2026},\n  url = {https://github.com/OrangeYeah1027/JX4MEI}\n}"
     )
+    stage_metrics: ClassVar[dict[str, str]] = {"connect": "loss"}  # nothing is written in this stage
     # What adapters adapt, and what trains in full beside them and is stored with them.
     adapter_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     adapter_modules: ClassVar[tuple[str, ...]] = (
@@ -104,7 +102,7 @@ class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
             super()._init_weights(module)
 
 
-class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin):
+class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, GenerationMixin):
     """Generates answers about a clip; see the module docstring."""
 
     def __init__(self, config: XmeiQwenConfig) -> None:
@@ -116,8 +114,9 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         self.media_encoder = None if config.encoder_config is None else MediaEncoderModel(config.encoder_config)
         has = {name: name in config.media for name in ("video", "audio")}
         positions = config.temporal_position_embedding
-        spatial = config.num_spatial_tokens if config.visual_tokens == "spatiotemporal" else 0
-        self.video_tokens = VideoTokens(config.video_feature_size, spatial, positions) if has["video"] else None
+        self.video_tokens = (
+            VideoTokens(config.video_feature_size, config.num_grid_tokens("video"), positions) if has["video"] else None
+        )
         self.audio_tokens = (
             AudioTokens(config.audio_feature_size, config.audio_conv_layers, positions) if has["audio"] else None
         )
@@ -167,10 +166,6 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
                 part.eval()
                 part.requires_grad_(False)
         return self
-
-    def connector(self, name: str) -> nn.Module:
-        """What a modality's features go through."""
-        return self.video_connector if self.config.share_connectors else getattr(self, f"{name}_connector")
 
     @classmethod
     def from_backbones(  # type: ignore[override]
@@ -228,6 +223,12 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
             tokenizer = AutoTokenizer.from_pretrained(language_model)
             ids = add_placeholders(tokenizer)
             fields = {"video_token_id": ids["video"], "audio_token_id": ids["audio"], **fields}
+            if fields.get("label_word_loss_weight"):
+                names = {
+                    "emotion": fields.get("emotion_names", EMOTIONS),
+                    "intent": fields.get("intent_names", INTENTS),
+                }
+                fields = {**{f"{key}_word_ids": label_word_ids(tokenizer, names[key]) for key in names}, **fields}
             if len(tokenizer) > decoder.get_input_embeddings().num_embeddings:
                 decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             decoder.generation_config.pad_token_id = decoder.config.pad_token_id = ids["pad"]
@@ -257,102 +258,6 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
         elif self.text_model is not None and decoder is not None:
             self.text_model = build_text_backbone(self.config.text_config)
         self.train(self.training)
-
-    # ---- media to word vectors ----------------------------------------------------------------------------------
-
-    def media_tokens(
-        self, name: str, given: ModalityInput, caption: tuple[Tensor | None, Tensor | None], output_attentions: bool
-    ) -> tuple[Tensor, Tensor, Any]:
-        """
-        Word vectors of one modality.
-
-        Args:
-            name: "video" or "audio".
-            given: features (B, K, D).
-            caption: ids and mask (B, N_g).
-            output_attentions: also the attention over the features.
-
-        Returns:
-            (B, N, d_LLM), which of them hold something (B, N) bool, and what the connector returned.
-        """
-        states, mask = getattr(self, f"{name}_tokens")(given.states, given.mask)
-        ids, caption_mask = caption
-        captions: dict[str, Any] = {}
-        if ids is not None and self.config.num_caption_tokens(name):
-            valid = torch.ones_like(ids) if caption_mask is None else caption_mask
-            captions = {"input_ids": ids, "attention_mask": valid}
-            if self.config.reads_caption_states(name):
-                with torch.no_grad():
-                    states_of = self.text_model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
-                captions = {"caption_embeds": states_of, "attention_mask": valid}
-        out = self.connector(name)(
-            encoder_hidden_states=states, encoder_attention_mask=mask, output_attentions=output_attentions, **captions
-        )
-        tokens = getattr(self, f"{name}_projector")(out.last_hidden_state)
-        return tokens, out.query_attention_mask.bool(), out
-
-    def splice(self, name: str, input_ids: Tensor, embeds: Tensor, tokens: Tensor | None, present: Tensor) -> Tensor:
-        """
-        Put the word vectors of the samples that have a modality in the places of its placeholders, in order.
-
-        Args:
-            name: "video" or "audio".
-            input_ids, embeds: (B, L) and (B, L, d_LLM).
-            tokens: (B, N, d_LLM), `None` when no sample has the modality.
-            present: (B,) bool.
-
-        Raises:
-            ValueError: a sample has another number of placeholders than its modality has tokens.
-        """
-        slots = input_ids == getattr(self.config, f"{name}_token_id")  # (B, L)
-        wanted = present * self.config.num_tokens(name)
-        found = slots.sum(1)
-        if not torch.equal(found, wanted.to(found)):
-            row = int((found != wanted).nonzero()[0])
-            raise ValueError(
-                f"sample {row} has {int(found[row])} {name} placeholders (token {getattr(self.config, f'{name}_token_id')}) "
-                f"but {int(wanted[row])} {name} tokens: make prompts and features with the same processor."
-            )
-        if tokens is None:
-            return embeds
-        return embeds.masked_scatter(slots[..., None], tokens[present].to(embeds.dtype))
-
-    def _given(self, name: str, inputs: Mapping[str, Any], encoded: Mapping[str, Any]) -> ModalityInput | None:
-        features, mask = inputs.get(f"{name}_features"), inputs.get(f"{name}_attention_mask")
-        if name in encoded:
-            if features is not None:
-                raise ValueError(f"`{name}_features` and raw {name} are both given: pass one of them.")
-            features, mask = encoded[name]
-        if name not in self.config.media:
-            if features is not None:
-                raise ValueError(f"`{name}_features` is given but `modalities` is {list(self.config.modalities)}.")
-            return None
-        width = getattr(self.config, f"{name}_feature_size")
-        return feature_input(name, features, mask, width, self.get_input_embeddings().weight.dtype)
-
-    def answering_mask(self, input_ids: Tensor, attention_mask: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
-        """
-        The attention mask (B, L) with zeros at placeholders of empty caption slots, where connectors mask these.
-
-        Args:
-            input_ids, attention_mask: of the prompts.
-            inputs: holds `<modality>_caption_mask` where there are captions.
-        """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        for name in self.config.media:
-            slots = self.config.num_caption_tokens(name)
-            if not slots or getattr(self.config.connector_config(name), "caption_fill", "filler") != "mask":
-                continue
-            caption = inputs.get(f"{name}_caption_mask")
-            holds = torch.zeros(len(mask), slots, dtype=torch.bool, device=mask.device)
-            if caption is not None:
-                kept = caption[:, :slots].bool()
-                holds[:, : kept.shape[1]] = kept
-            learned = holds.new_ones(len(mask), self.config.num_tokens(name) - slots)
-            places = input_ids == getattr(self.config, f"{name}_token_id")
-            there = places.any(1)
-            mask = mask.masked_scatter(places, torch.cat([holds, learned], 1)[there].to(mask.dtype))
-        return mask
 
     # ---- forward ------------------------------------------------------------------------------------------------
 
@@ -430,16 +335,29 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
                 if input_ids is None
                 else "`input_ids` and `inputs_embeds` are both given: pass one of them."
             )
+        targets = {"emotion": emotion_labels, "intent": intent_labels}
+        has_targets = labels is not None or any(value is not None for value in targets.values())
         first = past_key_values is None or past_key_values.get_seq_length() == 0
         tokens: dict[str, tuple[Tensor, Tensor]] = {}
         connectors: dict[str, Any] = {}
+        if input_ids is not None and first:
+            self._check_prompt(input_ids, attention_mask, labels)
+            tokens, connectors = self.read_media(len(input_ids), inputs, output_attentions=bool(output_attentions))
+        terms, weights = self._token_losses(tokens, connectors, targets)
+        if labels is not None and self.alignment is not None and subtitle_ids is not None:
+            terms |= self._alignment_losses(tokens, subtitle_ids, subtitle_mask)
+        cross = {name: found.cross_attentions for name, found in connectors.items()} if output_attentions else None
+        diagnostics = {
+            f"{name}_{figure}": value
+            for name, found in connectors.items()
+            for figure, value in (found.get("diagnostics") or {}).items()
+        }
+        if has_targets and not self.config.stage_runs_language_model:
+            return self._connected(tokens, terms, weights, diagnostics)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             if first:
-                self._check_prompt(input_ids, attention_mask, labels)
-                inputs_embeds, tokens, connectors = self._with_media(
-                    input_ids, inputs_embeds, inputs, bool(output_attentions)
-                )
+                inputs_embeds = self.put_media(input_ids, inputs_embeds, tokens)
                 attention_mask = self.answering_mask(input_ids, attention_mask, inputs)
         if position_ids is None and attention_mask is not None:
             positions = attention_mask.long().cumsum(1) - 1
@@ -457,26 +375,14 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
             output_attentions=output_attentions,
             output_hidden_states=first or output_hidden_states,
         )
-        state = None
-        if first:
-            state = self._prompt_state(out.hidden_states[-1], attention_mask, labels)
+        state = self._prompt_state(out.hidden_states[-1], attention_mask, labels) if first else None
         heads = self._head_logits(state)
-        terms: dict[str, Tensor] = {}
         if labels is not None:
             kept = logits_to_keep if learns else None
             terms["lm"] = answer_loss(out.logits, labels, label_token_mask, self.config.label_token_weight, kept)
-        terms |= label_losses(heads, {"emotion": emotion_labels, "intent": intent_labels})
-        if labels is not None and self.alignment is not None and subtitle_ids is not None:
-            terms |= self._alignment_losses(tokens, subtitle_ids, subtitle_mask)
-        weights = {"lm": self.config.lm_loss_weight, **self._term_weights()}
-        for name, found in connectors.items():
-            for term, value in (found.loss_terms or {}).items():
-                terms[f"{name}_{term}"] = value
-                weights[f"{name}_{term}"] = self.connector(name).loss_weights[term]
-        has_targets = labels is not None or any(value is not None for value in (emotion_labels, intent_labels))
-        cross = {name: found.cross_attentions for name, found in connectors.items()} if output_attentions else None
+        terms |= label_losses(heads, targets)
         return XmeiQwenOutput(
-            loss=sum(weights[name] * term for name, term in terms.items()) if has_targets and terms else None,
+            loss=weighted_sum(terms, weights) if has_targets else None,
             logits=None if learns else out.logits,
             loss_terms={name: term.detach() for name, term in terms.items()} if has_targets else None,
             emotion_logits=heads.get("emotion"),
@@ -486,6 +392,7 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
             hidden_states=out.hidden_states if output_hidden_states else None,
             attentions=out.attentions,
             cross_attentions=cross,
+            diagnostics=diagnostics or None,
         )
 
     def _check_prompt(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> None:
@@ -495,28 +402,6 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
                     f"`{name}` has shape {tuple(value.shape)} but `input_ids` has {tuple(input_ids.shape)}: they describe "
                     "the same tokens, make both with the processor."
                 )
-
-    def _with_media(
-        self, input_ids: Tensor, embeds: Tensor, inputs: Mapping[str, Any], output_attentions: bool
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
-        """Word vectors with the media in their places, (tokens, presence) and connector output per modality."""
-        encoded = self.encode_media(*(inputs.get(name) for name in MEDIA_INPUTS))
-        tokens, connectors = {}, {}
-        for name in self.config.media:
-            given = self._given(name, inputs, encoded)
-            if given is None:
-                self.splice(name, input_ids, embeds, None, input_ids.new_zeros(len(input_ids), dtype=torch.bool))
-                continue
-            if len(given.states) != len(input_ids):
-                raise ValueError(
-                    f"the modalities have different batch sizes: `input_ids` has {len(input_ids)} samples and "
-                    f"`{name}_features` {len(given.states)}."
-                )
-            caption = inputs.get(f"{name}_caption_ids"), inputs.get(f"{name}_caption_mask")
-            vectors, _, connectors[name] = self.media_tokens(name, given, caption, output_attentions)
-            embeds = self.splice(name, input_ids, embeds, vectors, given.present)
-            tokens[name] = vectors, given.present
-        return embeds, tokens, connectors
 
     def _prompt_state(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
         """States (B, d) at the last token of the prompt: what follows cannot be seen from there."""
@@ -532,13 +417,64 @@ class XmeiQwenForConditionalGeneration(XmeiQwenPreTrainedModel, GenerationMixin)
 
     # ---- losses -------------------------------------------------------------------------------------------------
 
-    def _term_weights(self) -> dict[str, float]:
+    def _token_losses(
+        self,
+        tokens: Mapping[str, tuple[Tensor, Tensor]],
+        connectors: Mapping[str, Any],
+        targets: Mapping[str, Tensor | None],
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Terms that the connectors and their tokens give, and the weights of all terms of the model."""
         config = self.config
         # A stage that freezes the heads leaves their loss out: random heads would only pull the tokens about.
         frozen = self.emotion_head is not None and not any(p.requires_grad for p in self.emotion_head.parameters())
         heads = not (self.training and frozen)
-        tca = {f"tca_{pair}": config.tca_loss_weight / 3 for pair in ("text_audio", "text_video", "audio_video")}
-        return {"emotion": config.emotion_loss_weight * heads, "intent": config.intent_loss_weight * heads, **tca}
+        weights = {f"tca_{pair}": config.tca_loss_weight / 3 for pair in ("text_audio", "text_video", "audio_video")}
+        weights |= {"lm": config.lm_loss_weight, "emotion": config.emotion_loss_weight * heads}
+        weights["intent"] = config.intent_loss_weight * heads
+        terms: dict[str, Tensor] = {}
+        for label, target in targets.items():
+            if target is None or config.label_word_loss_weight == 0:
+                continue
+            for name, (logits, there) in self._word_logits(label, tokens).items():
+                kept = target.masked_fill(~there, IGNORED)
+                terms[f"{name}_{label}_word"] = label_losses({label: logits}, {label: kept})[label]
+                weights[f"{name}_{label}_word"] = config.label_word_loss_weight
+        for name, out in connectors.items():
+            for term, value in (out.loss_terms or {}).items():
+                terms[f"{name}_{term}"] = value
+                weights[f"{name}_{term}"] = self.connector(name).loss_weights[term]
+        return terms, weights
+
+    def _word_logits(self, label: str, tokens: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What the tokens of each modality say about a label (B, C), and which samples have the modality (B,)."""
+        table, ids = self.get_input_embeddings().weight, getattr(self.config, f"{label}_word_ids")
+        temperature = self.config.label_word_temperature
+        return {
+            name: (label_word_logits(vectors, table, ids, temperature), there)
+            for name, (vectors, there) in tokens.items()
+        }
+
+    def _connected(
+        self,
+        tokens: Mapping[str, tuple[Tensor, Tensor]],
+        terms: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        diagnostics: dict[str, Tensor],
+    ) -> XmeiQwenOutput:
+        """Output of a stage in which the language model is not run: labels are what the modalities' tokens agree on."""
+        logits = {}
+        if self.config.label_word_loss_weight > 0 and tokens:
+            logits = {label: agreed_logits(self._word_logits(label, tokens)) for label in ("emotion", "intent")}
+        # A batch without media has nothing to learn from, but a training step needs something to differentiate.
+        trained = [p.flatten()[0] * 0.0 for p in self.parameters() if p.requires_grad] if not terms else []
+        nothing = sum(trained, self.get_input_embeddings().weight.new_zeros(()))
+        return XmeiQwenOutput(
+            loss=weighted_sum(terms, weights) if terms else nothing,
+            loss_terms={name: term.detach() for name, term in terms.items()},
+            emotion_logits=logits.get("emotion"),
+            intent_logits=logits.get("intent"),
+            diagnostics=diagnostics or None,
+        )
 
     def _head_logits(self, state: Tensor | None) -> dict[str, Tensor]:
         if state is None or self.emotion_head is None:

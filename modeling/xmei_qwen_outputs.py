@@ -27,6 +27,8 @@ class XmeiQwenOutput(ModelOutput):
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the language model, on request.
         cross_attentions (`dict[str, tuple[torch.FloatTensor]]`, *optional*):
             Of the connectors, `{"video": ..., "audio": ...}`, on request.
+        diagnostics (`dict[str, torch.FloatTensor]`, *optional*):
+            What connectors report of themselves in training, as `video_<figure>` and `audio_<figure>`, detached.
         modality_weights: always `None`.
     """
 
@@ -40,6 +42,7 @@ class XmeiQwenOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: dict[str, tuple[torch.FloatTensor, ...]] | None = None
+    diagnostics: dict[str, torch.FloatTensor] | None = None
     modality_weights: torch.FloatTensor | None = None
 
 

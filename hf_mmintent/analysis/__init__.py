@@ -17,6 +17,8 @@ ANALYSES: dict[str, str] = {
     "sensitivity": "sensitivity",
     "label-distribution": "label_distribution",
     "common-similarity": "common_similarity",
+    "query-attention": "query_attention",
+    "convergence": "convergence",
 }
 
 

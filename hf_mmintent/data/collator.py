@@ -35,6 +35,7 @@ class MultimodalCollator:
     Args:
         processor: of the model.
         training: ask for the labelled text view where the processor has one, and apply `modality_dropout`.
+        labelled_view: ask for it outside of training, too.
         modality_dropout: probability of hiding each modality of a training row; one always stays.
         drop_modalities: hidden in every row.
         label_column: column with the target; rows without it give a batch without labels.
@@ -56,6 +57,7 @@ class MultimodalCollator:
     ignore_columns: tuple[str, ...] = ()
     epoch: int = 0
     flow_count: int = 3
+    labelled_view: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.drop_modalities) - set(self.processor.modalities)
@@ -95,7 +97,7 @@ class MultimodalCollator:
         if "audio" in inputs or "video" in inputs:
             wanted += ["start_time", "end_time"]
         inputs.update({name: [row[name] for row in rows] for name in wanted if name in rows[0]})
-        if self.training and self.processor.has_labelled_view:
+        if (self.training or self.labelled_view) and self.processor.has_labelled_view:
             inputs["return_labelled_view"] = True
         return dict(self.processor(labels=self._labels(rows), **inputs))
 

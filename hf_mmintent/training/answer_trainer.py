@@ -19,6 +19,15 @@ LABELS = ("emotion", "intent")
 IGNORED = -100
 
 
+class LabelMetrics:
+    """`compute_metrics` over the label ids that a stage without the language model predicts: scores of both labels."""
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        labels, found = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)  # (n, 2) each
+        known = (labels != IGNORED).all(1)
+        return joint_scores({name: (labels[known, i], found[known, i]) for i, name in enumerate(LABELS)})
+
+
 class AnswerMetrics:
     """
     `compute_metrics` over generated tokens.
@@ -57,7 +66,8 @@ class AnswerMetrics:
 
 class AnswerTrainer(MultimodalTrainer):
     """
-    A [`MultimodalTrainer`] whose evaluation generates.
+    A [`MultimodalTrainer`] whose evaluation generates, or reads labels off the model's logits in a stage in which its language
+    model is not run.
 
     Args:
         max_new_tokens: of an answer in evaluation; those of the model's generation config when `None`.
@@ -75,12 +85,22 @@ class AnswerTrainer(MultimodalTrainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Tokens of the answers, without the prompts, and (B, 2) label ids, −100 for none."""
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        """
+        Tokens of the answers, without the prompts, and (B, 2) label ids, −100 for none. Where nothing is written: the loss,
+        and predicted ids (B, 2) in place of tokens, if the model predicts labels.
+        """
         inputs = self._prepare_inputs(inputs)
         rows, length = inputs["input_ids"].shape
         nothing = torch.full((rows,), IGNORED, device=inputs["input_ids"].device)
         targets = torch.stack([inputs.get(f"{name}_labels", nothing) for name in LABELS], 1)
+        if not self.accelerator.unwrap_model(self.model).config.stage_runs_language_model:
+            with self.compute_loss_context_manager():
+                out = model(**inputs)
+            logits = [out.get(f"{name}_logits") for name in LABELS]
+            if any(values is None for values in logits):
+                return out.loss.detach(), None, targets
+            return out.loss.detach(), torch.stack([values.argmax(-1) for values in logits], 1), targets
         with self.compute_loss_context_manager():
             sequences = self.accelerator.unwrap_model(model).generate(**inputs, **self.generation_options)
         return None, sequences[:, length:].contiguous(), targets

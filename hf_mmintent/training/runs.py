@@ -156,7 +156,18 @@ def _train_stages(
             f"`training.num_train_epochs` is {run.training['num_train_epochs']} but {type(model).__name__} trains in the "
             f"stages {[tuple(stage)[:2] for stage in model.config.training_stages]}: set the epochs in `config.stages`."
         )
-    trainer, stages = train_in_stages(model, folder, trainer_for)
+    names = [stage.name for stage in model.config.training_stages]
+    unknown = sorted(set(run.stage_training) - set(names))
+    if unknown:
+        raise ValueError(f"`stage_training` names {unknown} but the stages are {names}.")
+    for name in names:
+        if "num_train_epochs" in run.stage_training.get(name, {}):
+            raise ValueError(f"`stage_training.{name}` has `num_train_epochs`: set the epochs in `config.stages`.")
+
+    def stage_trainer(name: str, place: Path, options: Mapping[str, Any]) -> MultimodalTrainer:
+        return trainer_for(place, {**run.stage_training.get(name, {}), **options})
+
+    trainer, stages = train_in_stages(model, folder, stage_trainer)
     facts = {
         "epochs": round(sum(stage.epochs for stage in stages), 2),
         "best_step": stages[-1].best_step,
@@ -296,7 +307,12 @@ def make_trainer(
         eval_dataset=validation,
         processing_class=processor,
         data_collator=collator,
-        eval_collator=MultimodalCollator(processor, drop_modalities=drop, label_column=task.label_column),
+        eval_collator=MultimodalCollator(
+            processor,
+            drop_modalities=drop,
+            label_column=task.label_column,
+            labelled_view=task.labelled_evaluation,
+        ),
         compute_metrics=task.compute_metrics,
         callbacks=[
             CollatorEpoch(collator),

@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 STAGE_FILE = "stage.json"
 
-MakeTrainer = Callable[[Path, Mapping[str, Any]], MultimodalTrainer]
+MakeTrainer = Callable[[str, Path, Mapping[str, Any]], MultimodalTrainer]
 
 
 @dataclass
@@ -100,7 +100,7 @@ def train_in_stages(
     Args:
         model: whose weights end up as those of the last stage's best epoch.
         folder: of the run.
-        make_trainer: called with a stage's folder and the `TrainingArguments` that the stage sets.
+        make_trainer: called with a stage's name, its folder and the `TrainingArguments` that the stage sets.
 
     Returns:
         The trainer of the last stage, and what each stage came to.
@@ -119,12 +119,12 @@ def train_in_stages(
             options |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith("loss")}
         finished = _finished(place)
         if finished is None:
-            trainer = make_trainer(place, options)
+            trainer = make_trainer(stage.name, place, options)
             finished = _train(trainer, model, stage.name, place)
         else:
             logger.warning(f"{place} is finished already: its best weights are taken.")
             load_weights(model, place / "best")
-            trainer = make_trainer(place, options) if index == len(stages) else None
+            trainer = make_trainer(stage.name, place, options) if index == len(stages) else None
         found.append(finished)
     if trainer is None:
         raise ValueError(f"`stages` of {type(model.config).__name__} leaves nothing to train.")

@@ -13,7 +13,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.metrics import build_compute_metrics
 
-from .answer_trainer import AnswerMetrics, AnswerTrainer
+from .answer_trainer import AnswerMetrics, AnswerTrainer, LabelMetrics
 from .trainer import MultimodalTrainer
 
 
@@ -28,6 +28,7 @@ class Task:
         label_column: column with the target of the model, besides texts.
         trainer_options: further arguments of the trainer.
         hidden_columns: targets that training rows do without in the present stage.
+        labelled_evaluation: evaluation batches hold what training batches hold, for a loss.
     """
 
     trainer_class: type[MultimodalTrainer]
@@ -37,6 +38,7 @@ class Task:
     label_column: str
     trainer_options: dict[str, Any] = field(default_factory=dict)
     hidden_columns: tuple[str, ...] = ()
+    labelled_evaluation: bool = False
 
 
 def task_of(
@@ -51,16 +53,17 @@ def task_of(
         max_new_tokens: of answers in validation; those of the model when `None`. Labels come first in an answer.
     """
     if model.can_generate():
-        metrics = AnswerMetrics(processor, validation)
+        writes = model.config.stage_runs_language_model
         # No column `labels`: the targets are texts, which the processor takes by name.
         return Task(
             AnswerTrainer,
-            metrics,
-            "selection",
-            True,
+            AnswerMetrics(processor, validation) if writes else LabelMetrics(),
+            "selection" if writes else "loss",
+            writes,
             "labels",
             {"max_new_tokens": max_new_tokens},
             tuple(name for name in model.config.hidden_answer_fields if name in train.column_names),
+            labelled_evaluation=not writes,
         )
     regression = model.config.problem_type == "regression"
     counts = None if regression else _label_counts(train)

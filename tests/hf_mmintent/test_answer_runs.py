@@ -272,6 +272,61 @@ def test_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) ->
         torch.testing.assert_close(second[name], first[name], msg=name, atol=1e-6, rtol=1e-5)
 
 
+# ---- a stage without the language model --------------------------------------------------------------------------------
+
+
+def connect_settings(folder: Path) -> dict[str, Any]:
+    values = settings(folder)
+    values["config"] |= {"stages": [["connect", 2], ["joint", 1]], "label_word_loss_weight": 1.0}
+    values["stage_training"] = {"connect": {"per_device_train_batch_size": 4}}
+    return values
+
+
+def test_connecting_first_survives_an_interruption(tmp_path: Path) -> None:
+    """Stopped in the middle of the stage and resumed: the same weights. It selects by loss and has its own batch size."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    run = RunConfig.from_dict(connect_settings(tmp_path))
+    whole = train_run(run, 0, tmp_path / "whole")
+    connect, joint = whole.facts["stages"]
+    assert (connect["name"], connect["metric"], joint["metric"]) == ("connect", "loss", "selection")
+    state = json.loads(
+        next((tmp_path / "whole" / "stage_1_connect").glob("checkpoint-8/trainer_state.json")).read_text()
+    )
+    assert state["global_step"] == 8 and state["train_batch_size"] == 4  # 16 rows, two epochs
+    scored = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    assert len(scored) == 2 and {"eval_joint_accuracy", "eval_intent_f1_weighted"} <= set(scored[0])
+    base = load_file(tmp_path / "whole" / "base" / "model.safetensors")
+    best = load_file(tmp_path / "whole" / "stage_1_connect" / "best" / "adapter_model.safetensors")
+    for name, value in best.items():
+        plain = name.removeprefix("base_model.model.")
+        if "lora_" not in name:
+            assert torch.equal(value, base[plain]) == ("_head." in name), name
+    with pytest.raises(KeyboardInterrupt):
+        train_run(run, 0, tmp_path / "cut", callbacks=[Stop()])
+    cut = train_run(run, 0, tmp_path / "cut")
+    first, second = (load_file(r.checkpoint / "model.safetensors") for r in (whole, cut))
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], msg=name, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"conect": {}}, r"`stage_training` names \['conect'\] but the stages are \['connect', 'joint'\]"),
+        ({"joint": {"num_train_epochs": 3}}, "set the epochs in `config.stages`"),
+    ],
+)
+def test_wrong_stage_settings(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    values = {**connect_settings(tmp_path), "stage_training": wrong}
+    with pytest.raises(ValueError, match=message):
+        train_run(RunConfig.from_dict(values), 0, tmp_path / "run")
+
+
 # ---- two processes --------------------------------------------------------------------------------------------------
 
 
