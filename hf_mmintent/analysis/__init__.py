@@ -13,6 +13,7 @@ ANALYSES: dict[str, str] = {
     "levels": "levels",
     "noise": "noise",
     "budgets": "budgets",
+    "robustness": "robustness",
     "tsne": "tsne",
     "sensitivity": "sensitivity",
     "label-distribution": "label_distribution",

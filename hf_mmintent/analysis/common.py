@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,8 +67,14 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, several: bool = Fa
     parser.add_argument("--output_dir", default="runs/analysis")
 
 
-def open_subject(checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None) -> Subject:
-    """The checkpoint (the first seed of a run folder) and the rows of `arguments.split`."""
+def open_subject(
+    checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None, media: bool = False
+) -> Subject:
+    """
+    The checkpoint (the first seed of a run folder) and the rows of `arguments.split`.
+
+    With `media` the rows keep their clips, even if the model makes features of them.
+    """
     path = find_checkpoints(checkpoint)[0]
     settings = run_facts(path).get("settings", {}).get("data", {})
     rows = load(
@@ -78,7 +85,7 @@ def open_subject(checkpoint: str | Path, arguments: argparse.Namespace, name: st
         **settings.get("options", {}),
     )[arguments.split]
     model, processor = open_checkpoint(path)
-    return Subject(name or Path(checkpoint).name, model, processor, with_features(rows, model))
+    return Subject(name or Path(checkpoint).name, model, processor, rows if media else with_features(rows, model))
 
 
 def open_subjects(arguments: argparse.Namespace) -> list[Subject]:
@@ -142,6 +149,31 @@ def save(stem: str | Path, figure: Figure, numbers: dict[str, Any]) -> str:
     with atomic_path(stem.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return f"{stem.with_suffix('.png')}  {stem.with_suffix('.json')}"
+
+
+def save_tables(stem: str | Path, tables: dict[str, tuple[list[str], list[list[Any]]]]) -> str:
+    """
+    Write `<stem>.md`, every table under its title, and `<stem>.csv`, every row with its title in front and numbers in full.
+
+    Args:
+        stem: path without ending.
+        tables: title -> (names of the columns, rows); the columns of all make up those of the CSV file.
+
+    Returns:
+        A line that names both.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    parts = [f"**{title}**\n\n{table(columns, rows)}" for title, (columns, rows) in tables.items()]
+    with atomic_path(stem.with_suffix(".md")) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    names = list(dict.fromkeys(name for columns, _ in tables.values() for name in columns))
+    with atomic_path(stem.with_suffix(".csv")) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["table", *names], restval="")
+        writer.writeheader()
+        for title, (columns, rows) in tables.items():
+            writer.writerows({"table": title, **dict(zip(columns, row, strict=True))} for row in rows)
+    return f"{stem.with_suffix('.md')}  {stem.with_suffix('.csv')}"
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:

@@ -17,7 +17,8 @@ from hf_mmintent.analysis import ANALYSES, analysis
 from hf_mmintent.analysis.budgets import frozen_budgets, learned_budgets, scaled
 from hf_mmintent.analysis.common import Subject
 from hf_mmintent.analysis.levels import level_figures, representative
-from hf_mmintent.analysis.noise import feature_deviations, noise_curve
+from hf_mmintent.analysis.noise import noise_curve
+from hf_mmintent.analysis.perturbations import deviations
 from hf_mmintent.analysis.sensitivity import with_value
 from hf_mmintent.analysis.tsne import neighbour_agreement, project
 from hf_mmintent.data.loading import load
@@ -84,8 +85,7 @@ def test_no_noise_is_the_plain_score_and_draws_are_seeded(subject: Subject) -> N
     assert curve[0.0][0]["accuracy"] == plain["accuracy"] and len(curve[0.0]) == 1 and len(curve[3.0]) == 2
     assert noise_curve(subject, [3.0], repeats=2)[3.0] == curve[3.0]
     values = np.concatenate([np.asarray(row) for row in subject.rows["audio_features"]])
-    found = feature_deviations(subject, 4)["audio_features"]
-    np.testing.assert_allclose(found.numpy(), values.std(0), rtol=1e-4)
+    np.testing.assert_allclose(deviations(subject.rows, "audio"), values.std(0), rtol=1e-4)
     assert not subject.model.get_input_embeddings()._forward_hooks
 
 
