@@ -48,7 +48,7 @@ from .perturbations import (
     take_from,
     truncate_text,
 )
-from .word_errors import corrupt_texts
+from .word_errors import SoundAlikes, corrupt_texts
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
@@ -234,12 +234,14 @@ def _worsen_text(bench: _Bench, strengths: Sequence[float], shares: Sequence[flo
         bench.found.note("text: no row has any.")
         return
 
+    alike = SoundAlikes(texts)
+
     def noise(strength: float, seed: int) -> Answers:
         around = noisy_words(bench.subject, strength, torch.Generator().manual_seed(seed))
         return bench.run(f"noise on text, σ = {strength:g}", around=around)
 
     def errors(rate: float, seed: int) -> Answers:
-        return bench.run(f"word errors, {rate:g}", replace_text(corrupt_texts(texts, rate, seed)))
+        return bench.run(f"word errors, {rate:g}", replace_text(corrupt_texts(texts, rate, seed, alike=alike)))
 
     bench.curve("noise", "text", strengths, noise, bench.repeats)
     bench.curve("cut", "text", shares, lambda share, _: bench.run(f"cut text, {share:g}", truncate_text(share)), 1)

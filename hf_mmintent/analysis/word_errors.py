@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
@@ -16,6 +17,8 @@ _SOUNDS = (
     ("ph", "f"), ("gh", ""), ("ck", "k"), ("sh", "x"), ("ch", "x"), ("th", "t"), ("wh", "w"), ("q", "k"), ("c", "k"),
     ("z", "s"), ("d", "t"), ("b", "p"), ("v", "f"), ("g", "k"), ("j", "x"),
 )  # fmt: skip
+
+_NEIGHBOURS = 20  # words on either side that a word is compared with
 
 
 def sound_key(word: str) -> str:
@@ -38,9 +41,9 @@ class SoundAlikes:
     """
 
     def __init__(self, texts: Sequence[str | None], count: int = 3) -> None:
-        words = sorted({bare(word) for text in texts if text for word in text.split()} - {""})
-        self.words, self.count = words, count
-        self._keys = [sound_key(word) for word in words]
+        words = {bare(word) for text in texts if text for word in text.split()} - {""}
+        self.count = count
+        self._sorted = sorted((sound_key(word), word) for word in words)
         self._found: dict[str, list[str]] = {}
 
     def __call__(self, word: str) -> list[str]:
@@ -48,12 +51,11 @@ class SoundAlikes:
         word = bare(word)
         if word not in self._found:
             key = sound_key(word)
-            scored = [
-                (-SequenceMatcher(None, key, other_key, autojunk=False).ratio(), other)
-                for other, other_key in zip(self.words, self._keys, strict=True)
-                if other != word
-            ]
-            self._found[word] = [other for _, other in sorted(scored)[: self.count]]
+            # Words that begin alike are neighbours; comparing with the whole vocabulary would take minutes.
+            place = bisect_left(self._sorted, (key, word))
+            near = [pair for pair in self._sorted[max(place - _NEIGHBOURS, 0) : place + _NEIGHBOURS] if pair[1] != word]
+            scored = [(-SequenceMatcher(None, key, other, autojunk=False).ratio(), name) for other, name in near]
+            self._found[word] = [name for _, name in sorted(scored)[: self.count]]
         return self._found[word]
 
 
@@ -63,7 +65,11 @@ def bare(word: str) -> str:
 
 
 def corrupt_texts(
-    texts: Sequence[str | None], rate: float, seed: int = 0, kinds: dict[str, float] | None = None
+    texts: Sequence[str | None],
+    rate: float,
+    seed: int = 0,
+    kinds: dict[str, float] | None = None,
+    alike: SoundAlikes | None = None,
 ) -> list[str | None]:
     """
     The texts with word errors.
@@ -78,6 +84,7 @@ def corrupt_texts(
         rate: errors per word in [0, 1].
         seed: of positions, kinds and words.
         kinds: shares of substitutions, deletions and insertions, by name; [`KINDS`] by default.
+        alike: where other words come from; the words of `texts` by default.
 
     Raises:
         ValueError: a rate outside of [0, 1].
@@ -91,7 +98,7 @@ def corrupt_texts(
     order = generator.permutation(len(places))
     limits = np.cumsum([shares.get(name, 0.0) for name in KINDS])
     draws = generator.random((len(places), 2))  # of kind and of word; drawn for every word, so that rates are nested
-    others = SoundAlikes(texts)
+    others = alike or SoundAlikes(texts)
     made: list[list[list[str]]] = [[[word] for word in words] for words in split]
     for hit in order[: round(rate * len(places))]:
         row, column = places[hit]
