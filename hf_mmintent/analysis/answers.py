@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.reading import direct
 from hf_mmintent.evaluation import named_labels
 from hf_mmintent.metrics import build_compute_metrics, joint_scores
+from hf_mmintent.scoring import find_checkpoints
 
-from .common import Subject
+from .common import Subject, open_subject
 
 WRITTEN = ("emotion", "intent")
 _TARGETS = (*WRITTEN, "emotion_reason", "intent_reason", "joint_reason", "label")
@@ -137,6 +139,40 @@ class _Unlabelled(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return {name: value for name, value in self.rows[index].items() if name not in _TARGETS}
+
+
+@dataclass
+class RunAnswers:
+    """Answers of one checkpoint of a run: its path, the name of the run, and the tasks."""
+
+    path: Path
+    name: str
+    tasks: list[Task]
+
+
+def answer_each(checkpoint: str | Path, arguments: Any) -> Iterator[RunAnswers]:
+    """The checkpoint, or every seed of a run folder, on the split of the command line (see `add_checkpoint_arguments`)."""
+    for path in find_checkpoints(checkpoint):
+        subject = open_subject(path, arguments, Path(checkpoint).name)
+        yield RunAnswers(path, subject.name, answer(subject, batch_size=arguments.batch_size).tasks)
+
+
+def answer_run(checkpoint: str | Path, arguments: Any) -> tuple[str, list[Task], int]:
+    """As [`answer_each`], with the samples of all seeds in a row; name of the run, its tasks, and the number of seeds."""
+    found = list(answer_each(checkpoint, arguments))
+    return found[0].name, join([each.tasks for each in found]), len(found)
+
+
+def join(tasks: Sequence[list[Task]]) -> list[Task]:
+    """The same tasks of several seeds as one, samples in a row."""
+    joined = []
+    for same in zip(*tasks, strict=True):
+        logits = None if same[0].logits is None else np.concatenate([task.logits for task in same])
+        labels, predictions = (
+            np.concatenate([getattr(task, name) for task in same]) for name in ("labels", "predictions")
+        )
+        joined.append(Task(same[0].name, labels, predictions, same[0].names, logits))
+    return joined
 
 
 def default_score(subject: Subject) -> str:

@@ -76,16 +76,29 @@ def open_subject(
     With `media` the rows keep their clips, even if the model makes features of them.
     """
     path = find_checkpoints(checkpoint)[0]
-    settings = run_facts(path).get("settings", {}).get("data", {})
-    rows = load(
+    rows = dataset_rows(path, arguments, arguments.split)
+    model, processor = open_checkpoint(path)
+    return Subject(name or Path(checkpoint).name, model, processor, rows if media else with_features(rows, model))
+
+
+def dataset_rows(checkpoint: Path, arguments: argparse.Namespace, split: str) -> Dataset:
+    """Rows of a split of the dataset that the command line names, or else of the one that the checkpoint was trained on."""
+    settings = run_facts(checkpoint).get("settings", {}).get("data", {})
+    loaded = load(
         arguments.dataset or settings.get("name") or "mmintent_mini",
         data_dir=arguments.data_dir or settings.get("data_dir"),
         name=arguments.config_name or settings.get("config_name"),
         columns=settings.get("columns", "auto"),
         **settings.get("options", {}),
-    )[arguments.split]
-    model, processor = open_checkpoint(path)
-    return Subject(name or Path(checkpoint).name, model, processor, rows if media else with_features(rows, model))
+    )
+    if split not in loaded:
+        raise ValueError(f"the dataset has the splits {sorted(loaded)}: {split!r} is not among them.")
+    return loaded[split]
+
+
+def with_rows(subject: Subject, rows: Dataset) -> Subject:
+    """The same checkpoint with other rows."""
+    return Subject(subject.name, subject.model, subject.processor, with_features(rows, subject.model))
 
 
 def open_subjects(arguments: argparse.Namespace) -> list[Subject]:

@@ -42,7 +42,11 @@ def rows() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("rate", "errors"), [(0.0, 0), (0.1, 4), (0.25, 10), (0.3, 12), (1.0, 40)])
 def test_as_many_words_are_hit_as_asked_for(rate: float, errors: int) -> None:
     heard = corrupt_texts(TEXTS, rate, kinds={"substitution": 1.0})
-    differing = sum(a != b for text, other in zip(TEXTS, heard, strict=True) for a, b in zip(text.split(), other.split(), strict=True))
+    differing = sum(
+        a != b
+        for text, other in zip(TEXTS, heard, strict=True)
+        for a, b in zip(text.split(), other.split(), strict=True)
+    )
     assert differing == errors
     assert sum(word_error_rate(a, b) * 10 for a, b in zip(TEXTS, heard, strict=True)) == pytest.approx(errors)
     lost = corrupt_texts(TEXTS, rate, kinds={"deletion": 1.0})
@@ -150,7 +154,8 @@ def test_donors_have_another_label() -> None:
 
 def test_a_modality_is_taken_with_all_its_columns() -> None:
     plain = [
-        {"text": str(i), "audio_features": np.full((2, 2), i, "f4"), "audio_caption": f"c{i}", "label": i} for i in range(3)
+        {"text": str(i), "audio_features": np.full((2, 2), i, "f4"), "audio_caption": f"c{i}", "label": i}
+        for i in range(3)
     ]
     taken = ChangedRows(plain, take_from(plain, "audio", np.array([2, 0, 1])))
     assert [row["audio_caption"] for row in taken] == ["c2", "c0", "c1"]

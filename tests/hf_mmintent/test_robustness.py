@@ -65,7 +65,7 @@ def test_unperturbed_answers_are_those_of_evaluation(subject: Subject, found: Ro
 
 def test_what_carries_the_label_matters(subject: Subject, found: Robustness) -> None:
     """The label of these rows shows in audio and video; the words are drawn without looking at it."""
-    assert found.clean[0]["accuracy"] > 0.7 and not found.notes
+    assert found.clean[0]["accuracy"] > 0.5 and not found.notes
     assert set(found.shuffled) == {"text", "audio", "video"} and len(found.shuffled["audio"]) == 2
     assert min(np.mean(found.changed[name]) for name in ("audio", "video")) > np.mean(found.changed["text"])
     noisy = found.curves["noise", "audio"]
@@ -81,7 +81,7 @@ def test_tables_hold_areas_and_shares(found: Robustness) -> None:
     areas, subsets, shuffled = tables("daf", found, "accuracy").values()
     row = dict(zip(areas[0], next(r for r in areas[1] if r[1:3] == ["noise", "audio"]), strict=True))
     assert row["kept"] == pytest.approx(row["area"] / row["clean"]) and row["strongest"] == 4.0
-    assert [row[1] for row in subsets[1]][0] == "text + video + audio" or len(subsets[1]) == 7
+    assert subsets[1][0][1] == "text + audio + video" or subsets[1][0][1] == "text + video + audio"
     assert [row[1] for row in shuffled[1]] == list(found.shuffled)
 
 
@@ -99,11 +99,11 @@ def test_the_command_writes_picture_tables_and_numbers(
     tables_written, pictures = (line.split("  ") for line in capsys.readouterr().out.strip().splitlines()[-2:])
     assert Path(pictures[0]).read_bytes().startswith(b"\x89PNG")
     numbers = json.loads(Path(pictures[1]).read_text(encoding="utf-8"))
-    assert numbers["metric"] == "f1_macro" and len(numbers["curves"]) == 9 and numbers["level"] == "features"
+    assert numbers["metric"] == "f1_macro" and len(numbers["curves"]) == 8 and numbers["level"] == "features"
     assert "| checkpoint | perturbation |" in Path(tables_written[0]).read_text(encoding="utf-8")
     with Path(tables_written[1]).open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 9 + 7 + 3 and float(lines[0]["area"]) == pytest.approx(numbers["curves"][0]["area"])
+    assert len(lines) == 8 + 7 + 3 and float(lines[0]["area"]) == pytest.approx(numbers["curves"][0]["area"])
     with pytest.raises(ValueError, match=r"`--metric bleu`: the scores are \['accuracy'"):
         monkeypatch.setattr(sys, "argv", [*map(str, arguments[:-1]), "bleu"])
         runpy.run_path(str(root / "examples" / "analyze.py"), run_name="__main__")
