@@ -19,7 +19,7 @@ from hf_mmintent.evaluation import named_labels
 from hf_mmintent.metrics import build_compute_metrics, joint_scores
 from hf_mmintent.scoring import find_checkpoints
 
-from .common import Subject, open_subject
+from .common import Subject, open_subject, run_name
 
 WRITTEN = ("emotion", "intent")
 _TARGETS = (*WRITTEN, "emotion_reason", "intent_reason", "joint_reason", "label")
@@ -153,7 +153,7 @@ class RunAnswers:
 def answer_each(checkpoint: str | Path, arguments: Any) -> Iterator[RunAnswers]:
     """The checkpoint, or every seed of a run folder, on the split of the command line (see `add_checkpoint_arguments`)."""
     for path in find_checkpoints(checkpoint):
-        subject = open_subject(path, arguments, Path(checkpoint).name)
+        subject = open_subject(path, arguments, run_name(checkpoint))
         yield RunAnswers(path, subject.name, answer(subject, batch_size=arguments.batch_size).tasks)
 
 

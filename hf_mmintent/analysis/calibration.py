@@ -22,7 +22,17 @@ from hf_mmintent.calibration import Reliability, fit_temperature, reliability, s
 from hf_mmintent.scoring import find_checkpoints, run_facts
 
 from .answers import Task, answer, join
-from .common import Subject, add_checkpoint_arguments, dataset_rows, open_subject, save, save_tables, table, with_rows
+from .common import (
+    Subject,
+    add_checkpoint_arguments,
+    dataset_rows,
+    open_subject,
+    run_name,
+    save,
+    save_tables,
+    table,
+    with_rows,
+)
 
 COLUMNS = ["checkpoint", "temperature", "n", "ECE", "MCE", "NLL", "Brier", "accuracy"]
 
@@ -72,19 +82,14 @@ def draw_reliability(
 def _draw_bins(axis: Axes, found: Reliability, name: str) -> None:
     centres, width = (found.edges[:-1] + found.edges[1:]) / 2, np.diff(found.edges)
     known = found.count > 0
-    axis.bar(
-        centres[known], found.accuracy[known], width=width[known], color="tab:blue", edgecolor="white", label="right"
-    )
-    gap = found.confidence - found.accuracy
-    axis.bar(
-        centres[known],
-        gap[known],
-        width=width[known],
-        bottom=found.accuracy[known],
-        color="tab:red",
-        alpha=0.35,
-        label="confidence − right",
-    )
+    right, sure, places, wide = found.accuracy[known], found.confidence[known], centres[known], width[known]
+    axis.bar(places, np.minimum(right, sure), width=wide, color="tab:blue", edgecolor="white")
+    for label, low, high, colour in (
+        ("too sure", right, sure, "tab:red"),
+        ("not sure enough", sure, right, "tab:orange"),
+    ):
+        gap = np.maximum(high - low, 0)
+        axis.bar(places, gap, width=wide, bottom=low, color=colour, alpha=0.5, edgecolor="white", label=label)
     axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     axis.set(title=f"{name}    ECE {found.ece:.3f}, NLL {found.nll:.3f}", ylabel="share of right answers")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -98,7 +103,7 @@ def run(arguments: argparse.Namespace) -> str:
     notes = []
     for path in find_checkpoints(arguments.checkpoint):
         subject = open_subject(path, arguments)
-        name = path.parent.name if path.name == "final" else path.name
+        name = run_name(path)
         stored = run_facts(path).get("settings", {}).get("data", {}).get("validation_split", "validation")
         split = arguments.fit_split or stored
         task = classified(subject, arguments.batch_size)
@@ -126,8 +131,8 @@ def run(arguments: argparse.Namespace) -> str:
     after = None
     if len(known) == len(temperatures):
         after = reliability(*_scaled(shown, known), 1.0, arguments.bins)
-    run_name = find_name(arguments.checkpoint)
-    stem = f"{arguments.output_dir}/calibration_{run_name}_{arguments.split}"
+    name_of_run = run_name(arguments.checkpoint)
+    stem = f"{arguments.output_dir}/calibration_{name_of_run}_{arguments.split}"
     numbers = {
         "split": arguments.split,
         "temperatures": temperatures,
@@ -135,7 +140,7 @@ def run(arguments: argparse.Namespace) -> str:
         "calibrated": None if after is None else after.to_dict(),
     }
     mean = float(np.mean(known)) if known else 1.0
-    figure = draw_reliability(before, after, f"{run_name}, {arguments.split} split, n = {before.n}", mean)
+    figure = draw_reliability(before, after, f"{name_of_run}, {arguments.split} split, n = {before.n}", mean)
     written = [save_tables(stem, {"Calibration": (COLUMNS, rows)}), *notes, save(stem, figure, numbers)]
     return f"{table(COLUMNS, rows)}\n\n" + "\n".join(written)
 
@@ -148,8 +153,3 @@ def _scaled(tasks: list[Task], temperatures: list[float]) -> tuple[np.ndarray, n
     ]
     (found,) = join(for_all)
     return np.asarray(found.logits), found.labels
-
-
-def find_name(checkpoint: str) -> str:
-    """Last part of a path or Hub id."""
-    return checkpoint.rstrip("/").split("/")[-1]

@@ -52,7 +52,7 @@ def area_rows(found: Robustness, metric: str) -> list[AreaRow]:
 
 def draw_card(path: Path, arguments: argparse.Namespace) -> list[str]:
     """Pictures of one checkpoint, and its card; returns what happened, line by line."""
-    subject = open_subject(path, arguments, _title(path))
+    subject = open_subject(path, arguments)
     metric, split = default_score(subject), arguments.split
     folder, images, lines = path / PICTURES_FOLDER, {}, []
     found = measure(
@@ -84,10 +84,6 @@ def draw_card(path: Path, arguments: argparse.Namespace) -> list[str]:
     with atomic_path(path / CARD_NAME) as temporary:
         temporary.write_text(str(card), encoding="utf-8")
     return [*found.notes, *lines, f"{folder}: {', '.join(images)}", f"{path / CARD_NAME}"]
-
-
-def _title(path: Path) -> str:
-    return path.parent.name if path.name == "final" else path.name
 
 
 def _calibrate(

@@ -67,6 +67,14 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, several: bool = Fa
     parser.add_argument("--output_dir", default="runs/analysis")
 
 
+def run_name(checkpoint: str | Path) -> str:
+    """What a checkpoint is called in pictures and file names: its run and seed, where its folder says no more than `final`."""
+    path = Path(checkpoint)
+    if path.name != "final":
+        return path.name
+    return f"{path.parent.parent.name}_{path.parent.name}" if path.parent.name.startswith("seed_") else path.parent.name
+
+
 def open_subject(
     checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None, media: bool = False
 ) -> Subject:
@@ -78,7 +86,7 @@ def open_subject(
     path = find_checkpoints(checkpoint)[0]
     rows = dataset_rows(path, arguments, arguments.split)
     model, processor = open_checkpoint(path)
-    return Subject(name or Path(checkpoint).name, model, processor, rows if media else with_features(rows, model))
+    return Subject(name or run_name(checkpoint), model, processor, rows if media else with_features(rows, model))
 
 
 def dataset_rows(checkpoint: Path, arguments: argparse.Namespace, split: str) -> Dataset:

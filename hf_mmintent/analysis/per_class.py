@@ -52,7 +52,9 @@ def class_table(f1: np.ndarray, counts: np.ndarray, tested: np.ndarray, names: l
         tested: (K,) samples that were scored.
         names: of the K classes.
     """
-    rare = set(rare_classes(counts).tolist())
+    rare = (
+        set(rare_classes(counts).tolist()) if len(set(counts.tolist())) > 1 else set()
+    )  # no class is rarer than another
     return [
         {
             "class": names[index],
@@ -80,8 +82,9 @@ def draw_classes(rows: list[dict[str, Any]], title: str = "") -> Figure:
     twin.set(yscale="log", ylabel="training samples (line)")
     for kind, colour in ((False, "tab:blue"), (True, "tab:orange")):
         values = [row["f1"] for row in rows if row["rare"] is kind]
-        label = f"{'rare third' if kind else 'other classes'}: mean F1 {np.mean(values):.3f}"
-        axis.bar(0, 0, color=colour, label=label)
+        if values:
+            name = "rare third" if kind else "other classes" if any(row["rare"] for row in rows) else "all classes"
+            axis.bar(0, 0, color=colour, label=f"{name}: mean F1 {np.mean(values):.3f}")
     # Below the names: above the bars it would hide them.
     figure.legend(
         *axis.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8

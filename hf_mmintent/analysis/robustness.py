@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from hf_mmintent.scoring import find_checkpoints
 
 from .answers import Answers, answer, default_score
-from .common import Subject, add_checkpoint_arguments, open_subject, save, save_tables, table
+from .common import Subject, add_checkpoint_arguments, open_subject, run_name, save, save_tables, table
 from .noise import noisy_words
 from .perturbations import (
     PACKET_SECONDS,
@@ -459,7 +459,7 @@ def measure_run(checkpoint: str | Path, arguments: argparse.Namespace) -> tuple[
     """All seeds of a run folder, or one checkpoint; and the score to show."""
     found, metric = Robustness(), arguments.metric
     for path in find_checkpoints(checkpoint):
-        subject = open_subject(path, arguments, Path(checkpoint).name, media=arguments.level == "clips")
+        subject = open_subject(path, arguments, run_name(checkpoint), media=arguments.level == "clips")
         metric = metric or default_score(subject)
         measure(
             subject,
@@ -482,9 +482,9 @@ def run(arguments: argparse.Namespace) -> str:
     lines = []
     for place, checkpoint in enumerate(arguments.checkpoint):
         found, metric = measure_run(checkpoint, arguments)
-        name = Path(checkpoint).name
-        if [Path(other).name for other in arguments.checkpoint].count(name) > 1:
-            name = f"{name} ({place})"
+        name = run_name(checkpoint)
+        if [run_name(other) for other in arguments.checkpoint].count(name) > 1:
+            name = f"{name}_{place}"
         for title, (columns, rows) in tables(name, found, metric).items():
             merged.setdefault(title, (columns, []))[1].extend(rows)
         numbers = {

@@ -151,6 +151,6 @@ def test_every_analysis_writes_a_picture_and_numbers(
         picture, numbers = capsys.readouterr().out.strip().splitlines()[-1].split("  ")
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
         assert json.loads(Path(numbers).read_text(encoding="utf-8"))
-    curves = json.loads((tmp_path / "budgets_final_validation.json").read_text(encoding="utf-8"))["curves"]
+    curves = json.loads((tmp_path / "budgets_run_validation.json").read_text(encoding="utf-8"))["curves"]
     assert set(curves["b: retrained, frozen"]) == {"0.5", "dense"}
     assert curves["b: retrained, frozen"]["dense"]["participation"] == 1.0
