@@ -168,6 +168,6 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
         truth = truth.astype(np.int64)
         if truth.min() < 0 or truth.max() >= values.shape[1]:
             raise ValueError(
-                f"`labels` holds {sorted({int(truth.min()), int(truth.max())})}: ids of the {values.shape[1]} classes."
+                f"`labels` holds ids from {truth.min()} to {truth.max()} but `logits` has {values.shape[1]} classes."
             )
     return values, truth

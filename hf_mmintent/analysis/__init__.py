@@ -20,6 +20,7 @@ ANALYSES: dict[str, str] = {
     "modality-attention": "modality_attention",
     "attribution": "attribution",
     "convergence": "convergence",
+    "connector-attention": "connector_attention",
     "card": "card",
     "tsne": "tsne",
     "sensitivity": "sensitivity",

@@ -55,7 +55,7 @@ def layer_cosines(states: tuple[Tensor, ...]) -> Tensor:
 
 
 @contextmanager
-def _watched(parts: dict[str, ConnectorPreTrainedModel], found: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
+def watched(parts: dict[str, ConnectorPreTrainedModel], found: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
     """Note with what every connector is called; they answer as ever."""
 
     def note(name: str) -> Any:
@@ -73,7 +73,7 @@ def _watched(parts: dict[str, ConnectorPreTrainedModel], found: dict[str, list[d
 
 
 @contextmanager
-def _dense(part: ConnectorPreTrainedModel) -> Iterator[None]:
+def dense(part: ConnectorPreTrainedModel) -> Iterator[None]:
     """A connector with a router keeps everyone while the block runs."""
     if not hasattr(part, "set_router_progress"):
         yield
@@ -101,7 +101,7 @@ def query_convergence(subject: Subject, batch_size: int = 16) -> dict[str, dict[
     for batch in tqdm(loader, desc=subject.name, leave=False):
         calls: dict[str, list[dict[str, Any]]] = {name: [] for name in parts}
         inputs = {name: value.to(subject.model.device) for name, value in batch.items() if "label" not in name}
-        with _watched(parts, calls):
+        with watched(parts, calls):
             subject.model(**inputs)
         for name, part in parts.items():
             for options in calls[name]:
@@ -116,7 +116,7 @@ def query_convergence(subject: Subject, batch_size: int = 16) -> dict[str, dict[
 
 def _add(sums: dict[tuple[str, str], list[Tensor]], name: str, part: Any, options: dict[str, Any]) -> None:
     options = {key: value for key, value in options.items() if not key.startswith("output_") and key != "return_dict"}
-    with _dense(part):
+    with dense(part):
         out = part(**options, output_hidden_states=True)
     cosines = layer_cosines(out.hidden_states).cpu()
     mask = options.get("encoder_attention_mask")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, pipeline
 
 from hf_mmintent.calibration import fit_temperature, reliability, save_temperature
@@ -111,7 +112,7 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
         save_temperature(tmp_path, -1)
     with pytest.raises(FileNotFoundError):
         save_temperature(tmp_path, 2.0)
-    with pytest.raises(ValueError, match="`calibration_temperature` is 0"):
+    with pytest.raises(StrictDataclassClassValidationError, match="`calibration_temperature` is 0"):
         MvclDafTester().config(calibration_temperature=0.0)
 
 

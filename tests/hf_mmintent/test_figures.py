@@ -17,6 +17,12 @@ from hf_mmintent.analysis.attribution import attribute, draw_attribution, of_cli
 from hf_mmintent.analysis.calibration import draw_reliability
 from hf_mmintent.analysis.common import Subject, run_name, save, save_tables
 from hf_mmintent.analysis.confusion import confusion, draw_task
+from hf_mmintent.analysis.connector_attention import (
+    attention_shares,
+    draw_attention,
+    query_shares,
+    stretched_mean,
+)
 from hf_mmintent.analysis.convergence import draw_convergence, layer_cosines, query_convergence
 from hf_mmintent.analysis.modality_attention import Shares, draw_shares, occlusion, shares, write_samples
 from hf_mmintent.analysis.per_class import class_f1, class_table, draw_classes
@@ -187,38 +193,35 @@ def test_views_are_those_of_the_model(daf: Subject) -> None:
 
 
 def test_gradient_times_input_is_what_a_small_change_does(daf: Subject) -> None:
-    """To first order: scaling one step of a feature by 1 + ε changes the logit by ε · its attribution."""
-    model = daf.model.double()
+    """To first order: scaling an input by 1 ± ε changes the logit by ± ε · its attribution."""
+    model, small = daf.model, 1e-2  # smaller, and single precision would be all that is seen
     row = {name: [daf.rows[0][name]] for name in ("text", "audio_features", "video_features")}
-    batch = {k: v.double() if v.is_floating_point() else v for k, v in dict(daf.processor(**row)).items()}
-    try:
-        found = attribute(model, daf.processor, batch, WORDS[0])
-        assert found.words == WORDS[0].split() and len(found.word_scores) == 5
-        assert len(found.steps["audio"]) == int(batch["audio_attention_mask"].sum())
-        index = {name: i for i, name in LABELS.items()}[found.target]
-        step, small = 2, 1e-5
-        changed = []
-        for sign in (1, -1):
-            other = {**batch, "audio_features": batch["audio_features"].clone()}
-            other["audio_features"][0, step] *= 1 + sign * small
-            with torch.no_grad():
-                changed.append(model(**other).logits[0, index].item())
-        assert found.steps["audio"][step] == pytest.approx((changed[0] - changed[1]) / (2 * small), rel=1e-3, abs=1e-7)
-        table = model.get_input_embeddings()
-        plain = table.weight.detach().clone()
-        word = daf.processor.tokenizer("late", add_special_tokens=False)["input_ids"]
-        changed = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                table.weight[word] = plain[word] * (1 + sign * small)
-                changed.append(model(**batch).logits[0, index].item())
-                table.weight.copy_(plain)
-        expected = (changed[0] - changed[1]) / (2 * small)
-        assert found.word_scores[3] == pytest.approx(expected, rel=1e-3, abs=1e-7)
-        other = attribute(model, daf.processor, batch, WORDS[0], target="Inform")
-        assert other.target == "inform" and not table._forward_hooks and table.weight.grad is None
-    finally:
-        daf.model.float()
+    batch = dict(daf.processor(**row))
+    found = attribute(model, daf.processor, batch, WORDS[0])
+    assert found.words == WORDS[0].split() and len(found.word_scores) == 5
+    assert len(found.steps["audio"]) == int(batch["audio_attention_mask"].sum())
+    index = {name: i for i, name in LABELS.items()}[found.target]
+    table = model.get_input_embeddings()
+    plain = table.weight.detach().clone()
+    word = daf.processor.tokenizer("late", add_special_tokens=False)["input_ids"]
+
+    @torch.no_grad()
+    def logit(factor: float, what: str) -> float:
+        features = batch["audio_features"].clone()
+        try:
+            if what == "audio":
+                features *= factor
+            else:
+                table.weight[word] *= factor
+            return model(**{**batch, "audio_features": features}).logits[0, index].item()
+        finally:
+            table.weight.copy_(plain)
+
+    for what, total in (("audio", found.steps["audio"].sum()), ("word", found.word_scores[3])):
+        expected = (logit(1 + small, what) - logit(1 - small, what)) / (2 * small)
+        assert total == pytest.approx(expected, rel=0.03, abs=2e-5), what
+    other = attribute(model, daf.processor, batch, WORDS[0], target="Inform")
+    assert other.target == "inform" and not table._forward_hooks and table.weight.grad is None
 
 
 def test_a_linear_model_is_explained_completely(tiny_tokenizer: Any) -> None:
@@ -278,7 +281,7 @@ def test_a_clip_is_explained_over_time(tmp_path: Path, tiny_tokenizer: Any) -> N
 
 
 @pytest.fixture(scope="module")
-def writer() -> Subject:
+def writer(tiny_tokenizer: Any) -> Subject:
     values = xmei_cases.rows()
     features = Features(
         {
@@ -291,7 +294,7 @@ def writer() -> Subject:
     rows = Dataset.from_dict({**values, "id": list("abcd")}, features=features).with_format(FORMAT)
     config = xmei_cases.tiny_config("cat_mod")
     model = xmei_cases.tiny_model(connector="cat_mod")
-    return Subject("writer", model, xmei_cases.tiny_processor(config=config), rows)
+    return Subject("writer", model, xmei_cases.tiny_processor(tiny_tokenizer, config=config), rows)
 
 
 def test_answers_of_a_model_that_writes(writer: Subject) -> None:
@@ -333,3 +336,29 @@ def test_queries_are_followed_through_a_dense_connector(writer: Subject, daf: Su
     drawn(draw_convergence(found), tmp_path)
     with pytest.raises(ValueError, match="has no connector"):
         query_convergence(daf)
+
+
+def test_shares_of_attention_by_hand(tmp_path: Path) -> None:
+    # one sample, one head, two layers, a caption slot and a learned query, three features of which the last is padding
+    maps = (torch.tensor([[[[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]]]), torch.tensor([[[[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]]]]))
+    found = query_shares(maps, torch.tensor([[1, 1, 0]]), 1)
+    np.testing.assert_allclose(found["caption"], [[0.6, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(found["learned"], [[0.3, 0.7]], rtol=1e-6)
+    assert query_shares(maps, torch.tensor([[0, 0, 0]]), 0) == {"learned": []}
+    mean = stretched_mean([np.array([1.0]), np.array([0.0, 0.5, 0.5, 0.0])])
+    np.testing.assert_allclose(mean, [0.125, 0.375, 0.375, 0.125])
+    drawn(draw_attention({"video": {"caption": np.full(6, 1 / 6), "learned": mean}}, (2, 2), "t"), tmp_path)
+    drawn(draw_attention({"audio": {"learned": mean}}), tmp_path)
+
+
+def test_attention_of_a_composite(writer: Subject) -> None:
+    found = attention_shares(writer, batch_size=3)
+    steps = {
+        name: [len(row) for row in writer.rows[f"{name}_features"] if row is not None] for name in ("audio", "video")
+    }
+    for name, kinds in found.items():
+        assert set(kinds) == {"caption", "learned"}
+        for rows in kinds.values():
+            assert len(rows) == 3 and all(row.sum() == pytest.approx(1.0, abs=1e-5) for row in rows), name
+    video = next(kinds for name, kinds in found.items() if "video" in name)
+    assert [len(row) for row in video["learned"]] == steps["video"]
