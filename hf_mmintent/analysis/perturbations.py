@@ -251,19 +251,19 @@ def other_label_donors(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     return found
 
 
-def take_from(rows: Any, modality: str, donors: np.ndarray) -> Change:
+def take_from(rows: Any, donors: np.ndarray, columns: Callable[[Row], list[str]]) -> Change:
     """
-    A modality of another row: what it says no longer goes with the label.
+    Some columns of another row: what they say no longer goes with the label.
 
     Args:
         rows: in which the donors are looked up.
-        modality: that is exchanged, with its caption.
         donors: (n,) position of the row that each one takes from.
+        columns: names of the columns of a row that are exchanged, such as [`own_columns`] of a modality.
     """
     rows = direct(rows)
 
     def change(index: int, row: Row) -> Row:
         donor = rows[int(donors[index])]
-        return {**row, **{name: donor[name] for name in own_columns(row, modality)}}
+        return {**row, **{name: donor[name] for name in columns(row)}}
 
     return change

@@ -6,7 +6,8 @@
 Noise: N(0, (σ·s)²) on every value of one modality, s its own standard deviation over the split; of text on the word
 embeddings. Frames: a share of the steps of audio or video is lost at random. Cut: the end of every sentence is. Word errors:
 words are replaced by ones that sound alike, lost or added, as by speech recognition. Missing: every subset of the modalities.
-Shuffled: one modality is taken from a sample with another label; if nothing changes, the model does not use it.
+Shuffled: one modality is taken from a sample with another label, with its caption, and where the model reads captions these
+alone; if nothing changes, the model does not use it.
 
 Features are perturbed as the model reads them, with `--level clips` the sound and pictures before the model's own encoder.
 Every seed of a run folder and every draw counts as a point of the mean. The area under a curve is divided by its width, so it
@@ -20,6 +21,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from .perturbations import (
     deviations,
     drop_frames,
     other_label_donors,
+    own_columns,
     replace_text,
     sequence_column,
     take_from,
@@ -306,12 +309,19 @@ def _shuffle(bench: _Bench, clean: Answers) -> None:
     if len(labels) != len(bench.rows):
         bench.found.note("shuffled: left out, rows without a target have no other label to take from.")
         return
-    for modality in bench.modalities:
+    exchanged: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+        modality: partial(own_columns, modality=modality) for modality in bench.modalities
+    }
+    first = bench.rows[0]
+    for column in bench.subject.processor.extra_columns:
+        if column.endswith("_caption") and column in first:  # what a caption adds to its modality
+            exchanged[column.replace("_", " ")] = lambda _, name=column: [name]
+    for name, columns in exchanged.items():
         for draw in range(bench.repeats):
-            change = take_from(bench.rows, modality, other_label_donors(labels, bench.seed + draw))
-            found = bench.run(f"{modality} shuffled", change)
-            bench.found.shuffled.setdefault(modality, []).append(found.scores)
-            bench.found.changed.setdefault(modality, []).append(found.changed(clean))
+            change = take_from(bench.rows, other_label_donors(labels, bench.seed + draw), columns)
+            found = bench.run(f"{name} shuffled", change)
+            bench.found.shuffled.setdefault(name, []).append(found.scores)
+            bench.found.changed.setdefault(name, []).append(found.changed(clean))
 
 
 def best_guess(found: Answers) -> dict[str, float]:

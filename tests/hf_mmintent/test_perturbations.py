@@ -13,6 +13,7 @@ from hf_mmintent.analysis.perturbations import (
     deviations,
     drop_frames,
     other_label_donors,
+    own_columns,
     replace_text,
     take_from,
     truncate_text,
@@ -157,7 +158,7 @@ def test_a_modality_is_taken_with_all_its_columns() -> None:
         {"text": str(i), "audio_features": np.full((2, 2), i, "f4"), "audio_caption": f"c{i}", "label": i}
         for i in range(3)
     ]
-    taken = ChangedRows(plain, take_from(plain, "audio", np.array([2, 0, 1])))
+    taken = ChangedRows(plain, take_from(plain, np.array([2, 0, 1]), lambda row: own_columns(row, "audio")))
     assert [row["audio_caption"] for row in taken] == ["c2", "c0", "c1"]
     assert taken[0]["audio_features"][0, 0] == 2 and taken[0]["text"] == "0" and taken[0]["label"] == 0
     assert ChangedRows(plain, replace_text(["x", "y", "z"]))[1]["text"] == "y"
