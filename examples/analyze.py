@@ -1,5 +1,6 @@
-"""The analyses of the papers: pictures and their numbers.
+"""Every analysis of a trained model, those of the papers and more: pictures and their numbers.
 
+    python examples/analyze.py robustness runs/mvcl_daf_mmintent_mini --split test
     python examples/analyze.py levels runs/clcr_cmu_mosi --split test
     python examples/analyze.py NAME --help
 

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.evaluation import open_checkpoint
+from hf_mmintent.modeling.calibration import label_probabilities
 
 
 @dataclass
 class Answer:
-    """Labels with probabilities, best first (one "value" in regression), and the modality weights where there are any."""
+    """Labels with calibrated probabilities, best first (one "value" in regression), and the modality weights, if any."""
 
     ranking: list[tuple[str, float]]
     modality_weights: dict[str, float]
@@ -51,8 +52,7 @@ def predict_one(
     if model.config.problem_type == "regression":
         ranking = [("value", logits.item())]
     else:
-        several = model.config.problem_type == "multi_label_classification"
-        probabilities = logits.sigmoid() if several else logits.softmax(-1)
+        probabilities = label_probabilities(logits, model.config)
         best = probabilities.topk(min(top_k, len(probabilities)))
         ranking = [
             (model.config.id2label[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)

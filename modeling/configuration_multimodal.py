@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -25,6 +26,8 @@ class MultimodalConfig(MMIntentConfig):
         encoder_config (`dict` or [`MediaEncoderConfig`], *optional*):
             When given, the model owns a media encoder and takes waveforms (`input_values`) and frames (`pixel_values`)
             in place of `audio_features` and `video_features`.
+        calibration_temperature (`float`):
+            Logits are divided by it before they become probabilities; fitted on validation rows, 1 is uncalibrated.
         initializer_range (`float`): standard deviation of newly initialised weights.
     """
 
@@ -40,6 +43,7 @@ class MultimodalConfig(MMIntentConfig):
     # `{"audio": {"mean": [...], "std": [...]}}` and `{"audio": steps}`; training sets both.
     media_feature_stats: dict | None = None
     media_max_lengths: dict | None = None
+    calibration_temperature: float | int = 1.0
     initializer_range: float = 0.02  # BERT's; not given in the papers
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -64,6 +68,12 @@ class MultimodalConfig(MMIntentConfig):
             raise ValueError("`modalities` is empty: name at least one of text, audio, video.")
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"`modalities` = {list(self.modalities)} names a modality twice: list each one once.")
+
+    def validate_calibration(self) -> None:
+        if not 0 < self.calibration_temperature < math.inf:
+            raise ValueError(
+                f"`calibration_temperature` is {self.calibration_temperature}: a positive number, 1 for none."
+            )
 
     def validate_regression_labels(self) -> None:
         if self.problem_type == "regression" and self.num_labels != 1:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import logging
 
+from .calibration import label_probabilities
 from .media_windows import Window, read_windows
 from .pipeline_inputs import Sample, as_sample, is_single, local_media
 from .processing_media import MediaSettings
@@ -289,10 +290,8 @@ class IntentRecognitionPipeline(Pipeline):
         return dict(self.processor(**given))
 
     def _scores(self, logits: Tensor) -> Tensor:
-        kind = self.model.config.problem_type
-        if kind == "regression":
-            return logits
-        return logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(-1)
+        config = self.model.config
+        return logits if config.problem_type == "regression" else label_probabilities(logits, config)
 
     def _ranking(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
         config = self.model.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,19 +67,46 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, several: bool = Fa
     parser.add_argument("--output_dir", default="runs/analysis")
 
 
-def open_subject(checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None) -> Subject:
-    """The checkpoint (the first seed of a run folder) and the rows of `arguments.split`."""
+def run_name(checkpoint: str | Path) -> str:
+    """What a checkpoint is called in pictures and file names: its run and seed, where its folder says no more than `final`."""
+    path = Path(checkpoint)
+    if path.name != "final":
+        return path.name
+    return f"{path.parent.parent.name}_{path.parent.name}" if path.parent.name.startswith("seed_") else path.parent.name
+
+
+def open_subject(
+    checkpoint: str | Path, arguments: argparse.Namespace, name: str | None = None, media: bool = False
+) -> Subject:
+    """
+    The checkpoint (the first seed of a run folder) and the rows of `arguments.split`.
+
+    With `media` the rows keep their clips, even if the model makes features of them.
+    """
     path = find_checkpoints(checkpoint)[0]
-    settings = run_facts(path).get("settings", {}).get("data", {})
-    rows = load(
+    rows = dataset_rows(path, arguments, arguments.split)
+    model, processor = open_checkpoint(path)
+    return Subject(name or run_name(checkpoint), model, processor, rows if media else with_features(rows, model))
+
+
+def dataset_rows(checkpoint: Path, arguments: argparse.Namespace, split: str) -> Dataset:
+    """Rows of a split of the dataset that the command line names, or else of the one that the checkpoint was trained on."""
+    settings = run_facts(checkpoint).get("settings", {}).get("data", {})
+    loaded = load(
         arguments.dataset or settings.get("name") or "mmintent_mini",
         data_dir=arguments.data_dir or settings.get("data_dir"),
         name=arguments.config_name or settings.get("config_name"),
         columns=settings.get("columns", "auto"),
         **settings.get("options", {}),
-    )[arguments.split]
-    model, processor = open_checkpoint(path)
-    return Subject(name or Path(checkpoint).name, model, processor, with_features(rows, model))
+    )
+    if split not in loaded:
+        raise ValueError(f"the dataset has the splits {sorted(loaded)}: {split!r} is not among them.")
+    return loaded[split]
+
+
+def with_rows(subject: Subject, rows: Dataset) -> Subject:
+    """The same checkpoint with other rows."""
+    return Subject(subject.name, subject.model, subject.processor, with_features(rows, subject.model))
 
 
 def open_subjects(arguments: argparse.Namespace) -> list[Subject]:
@@ -142,6 +170,31 @@ def save(stem: str | Path, figure: Figure, numbers: dict[str, Any]) -> str:
     with atomic_path(stem.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return f"{stem.with_suffix('.png')}  {stem.with_suffix('.json')}"
+
+
+def save_tables(stem: str | Path, tables: dict[str, tuple[list[str], list[list[Any]]]]) -> str:
+    """
+    Write `<stem>.md`, every table under its title, and `<stem>.csv`, every row with its title in front and numbers in full.
+
+    Args:
+        stem: path without ending.
+        tables: title -> (names of the columns, rows); the columns of all make up those of the CSV file.
+
+    Returns:
+        A line that names both.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    parts = [f"**{title}**\n\n{table(columns, rows)}" for title, (columns, rows) in tables.items()]
+    with atomic_path(stem.with_suffix(".md")) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    names = list(dict.fromkeys(name for columns, _ in tables.values() for name in columns))
+    with atomic_path(stem.with_suffix(".csv")) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["table", *names], restval="")
+        writer.writeheader()
+        for title, (columns, rows) in tables.items():
+            writer.writerows({"table": title, **dict(zip(columns, row, strict=True))} for row in rows)
+    return f"{stem.with_suffix('.md')}  {stem.with_suffix('.csv')}"
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:

@@ -9,29 +9,17 @@ with the deviation of the embedding table. The paper's strengths are lost: these
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from hf_mmintent.data.collator import MultimodalCollator
-
-from .common import (
-    Batch,
-    Subject,
-    add_checkpoint_arguments,
-    gather,
-    headline,
-    open_subjects,
-    outputs,
-    save,
-    scores,
-    table,
-)
+from .answers import answer, default_score
+from .common import Subject, add_checkpoint_arguments, open_subjects, save, table
+from .perturbations import Change, ChangedRows, Row, add_noise, deviations
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 
@@ -41,37 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strengths", type=float, nargs="+", default=list(STRENGTHS), help="σ")
     parser.add_argument("--repeats", type=int, default=3, help="draws of the noise per strength")
     parser.add_argument("--seed", type=int, default=0)
-
-
-def feature_deviations(subject: Subject, batch_size: int) -> dict[str, Tensor]:
-    """Standard deviation of every feature over the valid steps, under the name of the input."""
-    sums: dict[str, list[Tensor]] = {}
-    loader = DataLoader(subject.rows, batch_size=batch_size, collate_fn=MultimodalCollator(subject.processor))
-    for batch in loader:
-        for name, values in batch.items():
-            if name.endswith("_features"):
-                mask = batch[f"{name.removesuffix('_features')}_attention_mask"].bool()
-                valid = values[mask].double()
-                parts = [torch.tensor(float(len(valid))), valid.sum(0), valid.square().sum(0)]
-                sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
-    return {
-        name: (square / count - (total / count).square()).clamp(min=0).sqrt().float()
-        for name, (count, total, square) in sums.items()
-    }
-
-
-def noisy(strength: float, deviations: dict[str, Tensor], generator: torch.Generator) -> Callable[[Batch], Batch]:
-    """Adds noise to the features of a batch; where a mask is 0 it has no effect on the models."""
-
-    def change(batch: Batch) -> Batch:
-        batch = dict(batch)
-        for name, deviation in deviations.items():
-            if name in batch:
-                drawn = torch.randn(batch[name].shape, generator=generator)
-                batch[name] = batch[name] + (strength * deviation * drawn).to(batch[name])
-        return batch
-
-    return change
 
 
 @contextmanager
@@ -97,23 +54,29 @@ def noise_curve(
     subject: Subject, strengths: list[float], repeats: int = 3, seed: int = 0, batch_size: int = 32
 ) -> dict[float, list[dict[str, float]]]:
     """All scores per strength, one entry per draw; without noise one draw is enough."""
-    deviations = feature_deviations(subject, batch_size)
+    limits = subject.processor.max_lengths
+    found = {m: deviations(subject.rows, m, limits.get(m)) for m in subject.processor.modalities if m != "text"}
     curve: dict[float, list[dict[str, float]]] = {}
     for strength in strengths:
         curve[strength] = []
         for repeat in range(repeats if strength > 0 else 1):
-            generator = torch.Generator().manual_seed(seed + repeat)
-            with noisy_words(subject, strength, generator):
-                change = noisy(strength, deviations, generator)
-                label = f"{subject.name}, σ = {strength}"
-                logits = gather(outputs(subject, batch_size, label, change), "logits")["logits"]
-            curve[strength].append(scores(subject, logits))
+            changes = [add_noise(m, strength, s, seed + repeat) for m, s in found.items() if s is not None]
+            rows = ChangedRows(subject.rows, lambda index, row, all=changes: _in_turn(all, index, row))
+            with noisy_words(subject, strength, torch.Generator().manual_seed(seed + repeat)):
+                scores = answer(subject, rows, batch_size=batch_size, progress=f"{subject.name}, σ = {strength}").scores
+            curve[strength].append(scores)
     return curve
+
+
+def _in_turn(changes: Sequence[Change], index: int, row: Row) -> Row:
+    for change in changes:
+        row = change(index, row)
+    return row
 
 
 def run(arguments: argparse.Namespace) -> str:
     subjects = open_subjects(arguments)
-    shown = headline(subjects[0])
+    shown = default_score(subjects[0])
     figure, axis = plt.subplots(figsize=(6, 4))
     numbers: dict[str, object] = {"split": arguments.split, "seed": arguments.seed, "curves": {}}
     rows = []

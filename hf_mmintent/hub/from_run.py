@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from .pictures import read_pictures
 from .run_summary import AblationRow, RunSummary, SplitScores
 
 RUN_FILE, SCORES_FOLDER = "run.json", "scores"
@@ -21,7 +22,8 @@ def summary_from_run(
 
     Args:
         model: opened from `checkpoint`.
-        checkpoint: folder with `run.json` and, once evaluated, `scores/<split>_<condition>.json`.
+        checkpoint: folder with `run.json`; once evaluated, `scores/<split>_<condition>.json`; and where
+            `examples/analyze.py card` has drawn them, pictures with their numbers.
         repo_id: where it will live.
         run: what `run.json` holds, when it is not written yet.
 
@@ -65,6 +67,7 @@ def summary_from_run(
         duration=run["seconds"],
         citation=model.citation or None,
         license="apache-2.0",
+        **read_pictures(folder),
     )
 
 

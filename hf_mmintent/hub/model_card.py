@@ -58,6 +58,7 @@ def build_model_card(run: RunSummary) -> ModelCard:
         _training_data(run),
         _results(run),
         _robustness(run),
+        _areas(run),
         _images(run),
         _limits(run),
         _citation(run),
@@ -202,10 +203,12 @@ def usage_example(run: RunSummary, trust_remote_code: bool) -> str:
     elif run.problem_type == "regression":
         lines += ["    print(model(**inputs).logits.squeeze(-1).tolist())"]
     elif run.problem_type == "multi_label_classification":
-        lines += ["    scores = model(**inputs).logits.sigmoid()[0]"]
+        lines += ["    logits = model(**inputs).logits / model.config.calibration_temperature"]
+        lines += ["scores = logits.sigmoid()[0]"]
         lines += ["print([model.config.id2label[i] for i, score in enumerate(scores.tolist()) if score > 0.5])"]
     else:
-        lines += ["    scores = model(**inputs).logits.softmax(-1)[0]"]
+        lines += ["    logits = model(**inputs).logits / model.config.calibration_temperature"]
+        lines += ["scores = logits.softmax(-1)[0]"]
         lines += ["print(model.config.id2label[int(scores.argmax())], float(scores.max()))"]
     return "\n".join(lines)
 
@@ -304,6 +307,30 @@ def _robustness(run: RunSummary) -> str:
     return f"## When a modality is missing\n\n{text}\n\n" + _table(("given", "missing", *names), rows)
 
 
+def _areas(run: RunSummary) -> str:
+    if not run.areas:
+        return ""
+    metric, split = run.area_metric or "score", f" ({run.area_split} split)" if run.area_split else ""
+    text = (
+        f"Mean {metric} over the strengths of a perturbation, that is the area under its curve divided by its width"
+        f"{split}; nothing was retrained. Strengths run from nothing to the one named: σ of noise in standard deviations of "
+        "the input, shares of frames or words lost, errors per word, or the number of modalities missing."
+    )
+    rows: list[Sequence[str]] = [
+        (
+            row.perturbation,
+            row.modality,
+            f"{row.clean:.4f}",
+            f"{row.area:.4f}",
+            f"{row.strongest:g}",
+            f"{row.at_strongest:.4f}",
+        )
+        for row in run.areas
+    ]
+    head = ("perturbation", "of", f"clean {metric}", "area", "strongest", f"{metric} there")
+    return f"## When the input gets worse\n\n{text}\n\n" + _table(head, rows)
+
+
 def _images(run: RunSummary) -> str:
     return "\n\n".join(f"![{_cell(caption)}]({path})" for path, caption in run.images.items())
 
@@ -317,13 +344,24 @@ def _limits(run: RunSummary) -> str:
             "",
             *own,
             f"- The model learned which labels the clips were given in one collection{data}. It does not know",
-            "  what a person feels or wants, and its scores are not calibrated certainties.",
+            f"  what a person feels or wants, and {_certainty(run)}",
             "- Voices, faces, dialects, ages, cultures and recording conditions that are rare in the training data",
             "  can be read worse, and differently. Measure the groups you care about before relying on an output.",
             "- Do not use it to judge, rank, hire, grade, police, diagnose or watch people. Emotion recognition at",
             "  work and in schools is prohibited in the European Union, with few exceptions, and restricted elsewhere.",
             "- Tell people who are analysed, ask for their consent, and keep a human responsible for every decision.",
         ]
+    )
+
+
+def _certainty(run: RunSummary) -> str:
+    found = run.calibration
+    if found is None:
+        return "its scores are not calibrated certainties."
+    return (
+        f"its probabilities are calibrated (temperature {found.temperature:.3g}, fitted\n  on the {found.fitted_on} split; "
+        f"expected calibration error {found.ece_before:.3f} without and {found.ece_after:.3f} with it on the "
+        f"{found.measured_on} split)\n  for clips like those only."
     )
 
 

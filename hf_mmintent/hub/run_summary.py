@@ -51,6 +51,38 @@ class AblationRow:
 
 
 @dataclass
+class AreaRow:
+    """
+    Area under the curve of a score over the strengths of one perturbation, divided by the curve's width.
+
+    Args:
+        perturbation (`str`), modality (`str`): what was made worse.
+        clean (`float`): the score without perturbation.
+        area (`float`): mean score over all strengths.
+        strongest (`float`): the greatest strength.
+        at_strongest (`float`): the score there.
+    """
+
+    perturbation: str
+    modality: str
+    clean: float
+    area: float
+    strongest: float
+    at_strongest: float
+
+
+@dataclass
+class CalibrationFacts:
+    """Temperature of the probabilities, the split it was fitted on, and expected calibration errors with 1 and with it."""
+
+    temperature: float
+    fitted_on: str
+    measured_on: str
+    ece_before: float
+    ece_after: float
+
+
+@dataclass
 class ReferenceRow:
     """Numbers that somebody else reported, for comparison: `source` says where (paper and table)."""
 
@@ -97,6 +129,8 @@ class RunSummary:
         results (`list[SplitScores]`): evaluation; `selection` says how the checkpoint was chosen.
         references (`list[ReferenceRow]`): numbers of others.
         ablation (`list[AblationRow]`), ablation_split (`str`): results with modalities dropped, and where.
+        areas (`list[AreaRow]`), area_metric (`str`), area_split (`str`): robustness, of which score, on which split.
+        calibration ([`CalibrationFacts`]): of a classifier whose probabilities were calibrated.
         seeds (`list[int]`), command (`str`), commit (`str`), hardware (`str`), duration (`float`, seconds),
         libraries (`dict[str, str]`): how the numbers came about.
         limits (`list[str]`): known limits of this very checkpoint.
@@ -132,6 +166,10 @@ class RunSummary:
     references: Sequence[ReferenceRow] = ()
     ablation: Sequence[AblationRow] = ()
     ablation_split: str | None = None
+    areas: Sequence[AreaRow] = ()
+    area_metric: str | None = None
+    area_split: str | None = None
+    calibration: CalibrationFacts | None = None
     seeds: Sequence[int] = ()
     command: str | None = None
     commit: str | None = None

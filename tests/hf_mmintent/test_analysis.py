@@ -17,7 +17,8 @@ from hf_mmintent.analysis import ANALYSES, analysis
 from hf_mmintent.analysis.budgets import frozen_budgets, learned_budgets, scaled
 from hf_mmintent.analysis.common import Subject
 from hf_mmintent.analysis.levels import level_figures, representative
-from hf_mmintent.analysis.noise import feature_deviations, noise_curve
+from hf_mmintent.analysis.noise import noise_curve
+from hf_mmintent.analysis.perturbations import deviations
 from hf_mmintent.analysis.sensitivity import with_value
 from hf_mmintent.analysis.tsne import neighbour_agreement, project
 from hf_mmintent.data.loading import load
@@ -84,8 +85,7 @@ def test_no_noise_is_the_plain_score_and_draws_are_seeded(subject: Subject) -> N
     assert curve[0.0][0]["accuracy"] == plain["accuracy"] and len(curve[0.0]) == 1 and len(curve[3.0]) == 2
     assert noise_curve(subject, [3.0], repeats=2)[3.0] == curve[3.0]
     values = np.concatenate([np.asarray(row) for row in subject.rows["audio_features"]])
-    found = feature_deviations(subject, 4)["audio_features"]
-    np.testing.assert_allclose(found.numpy(), values.std(0), rtol=1e-4)
+    np.testing.assert_allclose(deviations(subject.rows, "audio"), values.std(0), rtol=1e-4)
     assert not subject.model.get_input_embeddings()._forward_hooks
 
 
@@ -151,6 +151,6 @@ def test_every_analysis_writes_a_picture_and_numbers(
         picture, numbers = capsys.readouterr().out.strip().splitlines()[-1].split("  ")
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
         assert json.loads(Path(numbers).read_text(encoding="utf-8"))
-    curves = json.loads((tmp_path / "budgets_final_validation.json").read_text(encoding="utf-8"))["curves"]
+    curves = json.loads((tmp_path / "budgets_run_validation.json").read_text(encoding="utf-8"))["curves"]
     assert set(curves["b: retrained, frozen"]) == {"0.5", "dense"}
     assert curves["b: retrained, frozen"]["dense"]["participation"] == 1.0

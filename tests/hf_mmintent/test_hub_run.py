@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from huggingface_hub import ModelCard
 from hf_mmintent.evaluation import open_checkpoint
 from hf_mmintent.hub import build_model_card
 from hf_mmintent.hub.from_run import summary_from_run
+from hf_mmintent.hub.pictures import attachments, read_pictures, write_pictures
+from hf_mmintent.hub.run_summary import AreaRow, CalibrationFacts, RunSummary
 from hf_mmintent.scoring import score_checkpoints
 from hf_mmintent.training import RunConfig, TrainedRun, train_run
 from tests.hub_stub import HubStub
@@ -74,10 +78,66 @@ def test_the_card_says_what_the_run_wrote(trained: TrainedRun) -> None:
     assert (trained.checkpoint / "README.md").read_text().startswith("---\n")
 
 
+def analyze_card(run: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("--strengths", "0", "1", "--shares", "0", "0.5", "--rates", "0", "0.5", "--repeats", "1")
+    monkeypatch.setattr(sys, "argv", ["analyze.py", "card", str(run), "--split", "test", *short])
+    runpy.run_path(str(root / "examples" / "analyze.py"), run_name="__main__")
+
+
+def test_the_card_shows_pictures_and_areas(
+    trained: TrainedRun, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyze_card(trained.checkpoint.parents[1], root, monkeypatch)
+    text, pictures = (trained.checkpoint / "README.md").read_text(), trained.checkpoint / "pictures"
+    facts = json.loads((pictures / "pictures.json").read_text())
+    for name, caption in facts["images"].items():
+        assert (pictures / name).read_bytes().startswith(b"\x89PNG") and f"![{caption}](pictures/{name})" in text
+    assert {"robustness.png", "confusion.png"} <= set(facts["images"]) and len(facts["areas"]) == 8
+    noise = next(row for row in facts["areas"] if row["perturbation"] == "noise" and row["modality"] == "audio")
+    assert f"| noise | audio | {noise['clean']:.4f} | {noise['area']:.4f} | 1 | {noise['at_strongest']:.4f} |" in text
+    scored = json.loads((trained.checkpoint / "scores" / "test_all.json").read_text())["scores"]
+    assert noise["clean"] == pytest.approx(scored["accuracy"])
+    model, _ = open_checkpoint(trained.checkpoint)
+    if facts["calibration"] is None:  # the few rows were all right, or all wrong
+        assert "not calibrated: no temperature fits" in capsys.readouterr().out and "not calibrated certainties" in text
+        assert model.config.calibration_temperature == 1.0
+    else:
+        assert model.config.calibration_temperature == pytest.approx(facts["calibration"]["temperature"])
+        assert (
+            "its probabilities are calibrated (temperature" in text
+            and facts["calibration"]["fitted_on"] == "validation"
+        )
+
+
+def test_pictures_that_are_gone_are_named(tmp_path: Path) -> None:
+    assert read_pictures(tmp_path) == {} and attachments(tmp_path) == {}
+    with pytest.raises(FileNotFoundError, match=r"lacks the pictures \['a.png'\]"):
+        write_pictures(tmp_path, {"a.png": "A"})
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"x")
+    facts = CalibrationFacts(1.5, "validation", "test", 0.2, 0.1)
+    write_pictures(tmp_path, {"a.png": "A"}, [AreaRow("noise", "text", 1.0, 0.5, 2.0, 0.25)], "accuracy", "test", facts)
+    found = read_pictures(tmp_path)
+    assert found["images"] == {"pictures/a.png": "A"} and found["calibration"] == facts
+    assert attachments(tmp_path) == {"pictures/a.png": tmp_path / "pictures" / "a.png"}
+    card = str(build_model_card(RunSummary("m", "A", "a", problem_type="single_label_classification", **found)))
+    assert "| noise | text | 1.0000 | 0.5000 | 2 | 0.2500 |" in card and "(temperature 1.5, fitted" in card
+    assert "error 0.200 without and 0.100 with it on the test split" in card and "not calibrated" not in card
+    (tmp_path / "pictures" / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="which are gone"):
+        read_pictures(tmp_path)
+
+
 @pytest.mark.hub
-def test_push_and_open_by_name_without_the_package(trained: TrainedRun, hub_stub: HubStub, root: Path) -> None:
+def test_push_and_open_by_name_without_the_package(
+    trained: TrainedRun, hub_stub: HubStub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (trained.checkpoint / "pictures").exists():
+        analyze_card(trained.checkpoint, root, monkeypatch)
     hub_stub.run(f"ROOT = {str(root)!r}\n" + PUSH, root, trained.checkpoint)
     files = hub_stub.files("me/tiny")
+    assert {"pictures/robustness.png", "pictures/confusion.png"} <= set(files)
+    assert "](pictures/robustness.png)" in files["README.md"].decode()
     assert {"config.json", "model.safetensors", "README.md", "processor_config.json", "modeling_mvcl_daf.py"} <= set(
         files
     )
