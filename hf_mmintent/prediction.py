@@ -38,8 +38,11 @@ def predict_one(
 
     Raises:
         MediaError: the clip cannot be decoded.
-        ValueError: neither clip nor text is given, the text is empty, or the checkpoint takes no raw clips.
+        ValueError: neither clip nor text is given, the text is empty, the checkpoint takes no raw clips, or `top_k` is no
+            positive number.
     """
+    if top_k < 1:
+        raise ValueError(f"`top_k` is {top_k}: how many labels to name, at least 1.")
     model, processor = checkpoint if isinstance(checkpoint, tuple) else open_checkpoint(checkpoint)
     if clip is None and text is None:
         raise ValueError("nothing to label: give a clip, a text, or both.")

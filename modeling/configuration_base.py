@@ -77,10 +77,10 @@ class MMIntentConfig(PreTrainedConfig):
         super().__init_subclass__(**kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        known = {field.name for field in fields(self)} | _LIBRARY_KEYS
+        known = self.known_names()
         for name in kwargs:
             if name not in known:
-                raise ValueError(self._unknown_field(name, sorted(known)))
+                raise ValueError(self.unknown_field(name))
         # `pipeline` would ask for `trust_remote_code` although the package has registered the very same tasks.
         if set(kwargs.get("custom_pipelines") or ()) <= set(PIPELINE_REGISTRY.supported_tasks):
             kwargs.pop("custom_pipelines", None)
@@ -124,7 +124,13 @@ class MMIntentConfig(PreTrainedConfig):
                     ) from error
 
     @classmethod
-    def _unknown_field(cls, name: str, known: list[str]) -> str:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    def known_names(cls) -> set[str]:
+        """Fields of this config, and what transformers itself hands to one."""
+        return {field.name for field in fields(cls)} | _LIBRARY_KEYS
+
+    @classmethod
+    def unknown_field(cls, name: str) -> str:
+        """What to tell somebody who gave a field that does not exist."""
+        close = difflib.get_close_matches(name, sorted(cls.known_names()), n=1, cutoff=0.5)
         hint = f" Did you mean `{close[0]}`?" if close else ""
         return f"{cls.__name__} has no field `{name}`.{hint} Known fields are the annotated ones of {cls.__name__}."

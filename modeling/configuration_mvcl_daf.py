@@ -6,6 +6,7 @@ the parent's code; [derived] follows from the mathematics; [choice] ours. The pa
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -197,12 +198,12 @@ class MvclDafConfig(MultimodalConfig):
         positive += [f"{name}_{kind}_size" for name in ("video", "audio") for kind in ("feature", "embed")]
         for name in positive:
             value = getattr(self, name)
-            if isinstance(value, (int, float)) and not value > 0:
-                raise ValueError(f"`{name}` is {value}: it must be positive.")
+            if isinstance(value, (int, float)) and not 0 < value < math.inf:
+                raise ValueError(f"`{name}` is {value}: it must be positive and finite.")
         for name in ("cls_loss_weight", "prototype_loss_weight", "contrastive_loss_weight"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"`{name}` is {getattr(self, name)}: it must not be negative, 0 switches the loss off."
+                    f"`{name}` is {getattr(self, name)}: it must not be negative or infinite, 0 switches the loss off."
                 )
         for name in ("text", "visual", "acoustic", "coarse", "daf_attention", "daf_output", "classifier"):
             if not 0 <= getattr(self, f"{name}_dropout") < 1:

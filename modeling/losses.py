@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from .layers import values_are_at_hand
+
 
 def world_size() -> int:
     """Number of processes that train together."""
@@ -200,6 +202,29 @@ def prototype_loss(
     return global_mean(nn.functional.cross_entropy(logits, target, reduction="none"), valid, gather)
 
 
+def check_classes(logits: Tensor, labels: Tensor) -> None:
+    """
+    Check class labels; their values only where looking costs nothing.
+
+    Raises:
+        ValueError: labels are no integers, not one per sample, or no class of the model.
+    """
+    count, classes = logits.shape
+    if labels.dtype.is_floating_point or tuple(labels.shape) != (count,):
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}: expected one class id per sample, shape "
+            f"({count},), integers."
+        )
+    if values_are_at_hand(labels):
+        outside = (labels != -100) & ((labels < 0) | (labels >= classes))
+        if outside.any():
+            row = int(outside.nonzero()[0])
+            raise ValueError(
+                f"`labels` of sample {row} is {int(labels[row])} but `config.num_labels` is {classes}: class ids are 0 to "
+                f"{classes - 1}, and -100 for a sample without label."
+            )
+
+
 def task_loss(
     logits: Tensor,
     labels: Tensor,
@@ -213,6 +238,9 @@ def task_loss(
     Args:
         logits: (B, num_labels).
         labels: (B,) long, (B,) float in regression, (B, num_labels) for several labels.
+
+    Raises:
+        ValueError: class labels that are none, see [`check_classes`].
     """
     logits = logits.float()
     if problem_type == "regression":
@@ -220,6 +248,8 @@ def task_loss(
         return difference(logits.squeeze(-1), labels.to(logits.dtype))
     if problem_type == "multi_label_classification":
         return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    check_classes(logits, labels)
+    labels = labels.long()
     total = nn.functional.cross_entropy(logits, labels, weight=class_weight, ignore_index=-100, reduction="sum")
     known = labels != -100
     weights = known.to(logits.dtype) if class_weight is None else class_weight[labels.masked_fill(~known, 0)] * known

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .layers import clear_padding
+from .layers import clear_padding, values_are_at_hand
 
 
 @dataclass
@@ -37,6 +38,45 @@ def as_bool_mask(name: str, mask: Tensor | None, shape: tuple[int, int], device:
             f"{shape[1]} steps: pass a mask of shape {tuple(shape)}, or `None` if all steps are valid."
         )
     return mask.to(torch.bool)
+
+
+def check_right_padded(name: str, mask: Tensor) -> None:
+    """
+    Check that padding lies behind the valid steps, for models that read them in order; where looking costs nothing.
+
+    Args:
+        name: of the modality.
+        mask: (B, T) bool.
+
+    Raises:
+        ValueError: a valid step follows a padded one.
+    """
+    if values_are_at_hand(mask) and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        row = int((mask[:, 1:] & ~mask[:, :-1]).any(1).nonzero()[0])
+        field = "attention_mask" if name == "text" else f"{name}_attention_mask"
+        raise ValueError(
+            f"`{field}` of sample {row} has valid steps behind padded ones: pad on the right, and cut steps out of the "
+            f"{name} itself instead of masking them."
+        )
+
+
+def check_finite(name: str, states: Tensor) -> None:
+    """
+    Check cleared features (B, T, ...), where looking costs nothing: NaN would come out as NaN for every class.
+
+    Raises:
+        ValueError: a valid step holds NaN or an infinite value.
+    """
+    # One sum tells; only when it is odd, which large numbers can cause as well, every value is looked at.
+    if not values_are_at_hand(states) or math.isfinite(states.detach().sum().item()):
+        return
+    bad = ~torch.isfinite(states)
+    if bad.any():
+        row = int(bad.flatten(1).any(1).nonzero()[0])
+        raise ValueError(
+            f"`{name}_features` of sample {row} hold {int(bad[row].sum())} NaN or infinite values: repair them, replace "
+            f"them by 0, or mask the sample's {name} out."
+        )
 
 
 def check_beside_text(inputs: dict[str, Tensor | None], shape: tuple[int, int]) -> None:
@@ -72,7 +112,8 @@ def feature_input(
         dtype: dtype of the model, which stored features need not share.
 
     Raises:
-        ValueError: wrong number of dimensions, wrong width, or a mask that does not fit.
+        ValueError: wrong number of dimensions, wrong width, no steps, a mask that does not fit, or (on CPU, where looking
+            costs nothing) NaN or infinite values in valid steps.
     """
     if features is None:
         if mask is not None:
@@ -89,8 +130,12 @@ def feature_input(
             f"extract the features that the checkpoint was trained on, or train with `{name}_feature_size="
             f"{features.shape[2]}`."
         )
+    if features.shape[1] == 0:
+        raise ValueError(f"`{name}_features` has no steps: pass `None` when no sample of the batch has {name}.")
     bool_mask = as_bool_mask(name, mask, (features.shape[0], features.shape[1]), features.device)
-    return ModalityInput(clear_padding(features, bool_mask).to(dtype), bool_mask)
+    states = clear_padding(features, bool_mask).to(dtype)
+    check_finite(name, states)
+    return ModalityInput(states, bool_mask)
 
 
 def check_batch_sizes(inputs: dict[str, ModalityInput | None]) -> int:

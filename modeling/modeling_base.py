@@ -45,6 +45,22 @@ class MMIntentPreTrainedModel(PreTrainedModel):
         config.validate()  # cross-field rules are not checked on assignment
         super().__init__(config, *args, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> MMIntentPreTrainedModel:
+        """
+        As in transformers, which takes fields of the config as further arguments.
+
+        Raises:
+            ValueError: such a field is unknown; the message names the closest known one.
+        """
+        try:
+            return super().from_pretrained(*args, **kwargs)
+        except TypeError as error:  # what is no field of the config reaches `__init__`, which takes nothing else
+            found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if found is None or found[1] not in kwargs:
+                raise
+            raise ValueError(cls.config_class.unknown_field(found[1])) from error
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As in transformers; the checkpoint names every class of the family, whichever of them wrote it."""
         if self._auto_class is not None:  # the code travels with the weights only then

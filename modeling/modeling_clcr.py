@@ -29,7 +29,7 @@ from .configuration_clcr import ClcrConfig
 from .decorrelation import IdentifiabilityLoss, segment_weights
 from .level_aggregation import Aggregated, FixedProjection, InterLevelAggregation, LevelSummaries, Summaries
 from .losses import task_loss
-from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
+from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_finite, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
 from .outputs import MultimodalOutput
@@ -218,6 +218,7 @@ class ClcrModel(ClcrPreTrainedModel):
                 )
             bool_mask = as_bool_mask(name, mask, tuple(features.shape[:2]), features.device)
             cleared = features.masked_fill(~bool_mask[:, :, None, None, None], 0.0)
+            check_finite(name, cleared)
             return ModalityInput(cleared.to(self.dtype), bool_mask)
         return feature_input(name, features, mask, size, self.dtype)
 

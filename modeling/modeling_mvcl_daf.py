@@ -24,7 +24,14 @@ from .attention_fusion import DynamicAttentionFusion
 from .configuration_mvcl_daf import MvclDafConfig
 from .layers import Dropout, clear_padding, masked_mean
 from .losses import info_nce, mean_over_present, prototype_loss, task_loss, world_size
-from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_beside_text, feature_input
+from .modality_inputs import (
+    ModalityInput,
+    as_bool_mask,
+    check_batch_sizes,
+    check_beside_text,
+    check_right_padded,
+    feature_input,
+)
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
 from .mvcl_daf_branches import AcousticBranch, CoarseEncoder, VisualBranch
@@ -162,6 +169,7 @@ class MvclDafModel(MvclDafPreTrainedModel):
             ids, mask = self.empty_text(batch_size, least, device)
             return ids, mask, ids == self.config.mask_token_id, torch.zeros(batch_size, dtype=torch.bool, device=device)
         mask = as_bool_mask("text", attention_mask, tuple(input_ids.shape), input_ids.device)
+        check_right_padded("text", mask)
         slots = input_ids == self.config.mask_token_id if label_slot_mask is None else label_slot_mask.to(torch.bool)
         present = mask.any(1)
         if input_ids.shape[1] < least:  # room for the empty utterance beside shorter texts
@@ -189,10 +197,14 @@ class MvclDafModel(MvclDafPreTrainedModel):
                 raise ValueError(
                     f"`{name}_features` and `{medium}` are both given: pass one of them, they say the same."
                 )
-        return {
+        found = {
             name: feature_input(name, *encoded.get(name, features[name]), width, self.dtype)
             for name, width in self.config.feature_sizes.items()
         }
+        for name, item in found.items():
+            if item is not None:
+                check_right_padded(name, item.mask)
+        return found
 
     # ---- text ---------------------------------------------------------------------------------------------------
 

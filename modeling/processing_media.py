@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .media_decoding import Clip, MediaError, decode_clip, require_av
+from .media_decoding import Clip, MediaError, decode_clip, require_av, source_name
 from .media_sampling import picture_array, resample
 
 
@@ -100,7 +100,7 @@ def prepare_media(
 
     Raises:
         MediaError: a source cannot be decoded.
-        ValueError: lists of different lengths, or arrays of a wrong shape or type.
+        ValueError: lists of different lengths, arrays of a wrong shape or type, or sound that is not finite.
     """
     settings = settings or MediaSettings()
     lists = {"audio": audio, "video": video, "start": start, "end": end}
@@ -145,6 +145,9 @@ def _prepare_sample(
         frames = decode_clip(video, audio=False, **request).frames
     elif video is not None and not together:
         frames = _cut(_frames(video, settings), settings.frame_rate, start, end)
+    if wave is not None and not np.isfinite(wave).all():  # also of a file: sound may be stored as floats
+        bad, what = int((~np.isfinite(wave)).sum()), source_name(audio) if sound_is_file else "a waveform"
+        raise ValueError(f"{what} holds {bad} NaN or infinite sound samples: repair it, or leave its sound out.")
     return wave, frames if frames is None else _spread(frames, settings.num_frames)
 
 

@@ -220,7 +220,10 @@ class MultimodalProcessor(ProcessorMixin):
             raise ValueError(
                 f"the inputs have different numbers of samples {sizes}: they must describe the same samples."
             )
-        return next(iter(sizes.values()))
+        size = next(iter(sizes.values()))
+        if not size:
+            raise ValueError(f"the batch has no samples: {', '.join(f'`{name}`' for name in sizes)} are empty lists.")
+        return size
 
     def _check_presence(self, out: dict[str, np.ndarray], size: int) -> None:
         masks = [value for name, value in out.items() if name.endswith("_mask") and name != "label_slot_mask"]
@@ -239,8 +242,10 @@ class MultimodalProcessor(ProcessorMixin):
         for row, text in enumerate(texts):
             if text is not None and not isinstance(text, str):
                 raise ValueError(f"text of sample {row} is {type(text).__name__}: expected `str` or `None`.")
-            if text is not None and not text.strip():
-                raise ValueError(f"text of sample {row} is empty: pass `None` if the sample has no text.")
+            if text is not None and not any(letter.isprintable() and not letter.isspace() for letter in text):
+                raise ValueError(
+                    f"text of sample {row} is empty: it is {text!r}. Pass `None` if the sample has no text."
+                )
         return [text or "" for text in texts]
 
     def _text_inputs(self, texts: Sequence[str | None], labels: Sequence[Any] | None) -> dict[str, np.ndarray]:
@@ -271,7 +276,7 @@ class MultimodalProcessor(ProcessorMixin):
 
     def _clean_features(self, name: str, index: int, row: Any) -> np.ndarray:
         """One sample's features as float32 (T, D): checked, finite, standardised, cut."""
-        array = np.asarray(row, dtype=np.float32)
+        array = self._as_numbers(name, index, row)
         self._check_width(name, index, array)
         if not len(array):
             raise ValueError(
@@ -296,6 +301,17 @@ class MultimodalProcessor(ProcessorMixin):
         if stats is not None:
             array = (array - np.asarray(stats["mean"], np.float32)) / np.asarray(stats["std"], np.float32)
         return array
+
+    @staticmethod
+    def _as_numbers(name: str, index: int, row: Any) -> np.ndarray:
+        try:
+            array = np.asarray(row)
+        except ValueError as error:  # steps of different widths
+            raise ValueError(f"`{name}_features` of sample {index} are no array of numbers: {error}.") from error
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"`{name}_features` of sample {index} are no real numbers but {array.dtype}.")
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is found below
+            return array.astype(np.float32, copy=False)
 
     def _check_width(self, name: str, index: int, array: np.ndarray) -> None:
         width = self.feature_sizes[name]

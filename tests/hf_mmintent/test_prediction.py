@@ -121,6 +121,12 @@ def test_nothing_and_empty_text_are_errors(checkpoint: Path) -> None:
         predict_one(checkpoint, text="  ")
 
 
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_ranking_has_at_least_one_label(checkpoint: Path, top_k: int) -> None:
+    with pytest.raises(ValueError, match=f"`top_k` is {top_k}"):
+        predict_one(checkpoint, text="hello", top_k=top_k)
+
+
 def test_features_made_offline_equal_those_made_inside(checkpoint: Path, clips: Path) -> None:
     """Rows with extracted features and the same rows with their media give the same logits, also for part of a clip."""
     model, processor = open_checkpoint(checkpoint)

@@ -212,6 +212,52 @@ def test_unknown_config_field_names_the_closest(tester: ModelTester) -> None:
 
 
 @all_testers
+def test_unknown_field_while_loading_names_the_closest(tester: ModelTester, tmp_path: Path) -> None:
+    tester.model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no field `modalitys`.*Did you mean `modalities`"):
+        tester.model_class.from_pretrained(tmp_path, modalitys=("text",))
+
+
+@all_testers
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_raise(tester: ModelTester, value: float) -> None:
+    """One such value in a valid step; behind the valid ones it may stand, see the invariances."""
+    model, inputs = tester.model(), tester.inputs()
+    for name in [name for name in tester.modality_inputs.values() if name != "input_ids"]:
+        features = inputs[name].clone()
+        features[2, 1, 3] = value
+        with pytest.raises(ValueError, match=f"`{name}` of sample 2 hold 1 NaN or infinite values"):
+            run(model, {**inputs, name: features})
+        large = inputs[name].sign() * 1e38
+        large[0, 0] = 1e38  # whose sum is infinite, though none of them is
+        assert run(model, {**inputs, name: large}).logits.shape == (4, 3)
+
+
+@all_testers
+def test_features_without_steps_raise(tester: ModelTester) -> None:
+    model, inputs = tester.model(), tester.inputs()
+    for values, mask in tester.sequence_inputs.items():
+        if values != "input_ids":
+            with pytest.raises(ValueError, match=f"`{values}` has no steps: pass `None`"):
+                run(model, {**inputs, values: inputs[values][:, :0], mask: inputs[mask][:, :0]})
+
+
+@all_testers
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 3, 1], "`labels` of sample 2 is 3 but `config.num_labels` is 3"),
+        ([0, 1, 2, -1], "`labels` of sample 3 is -1 but"),
+        ([0, 1, 2], r"`labels` has shape \(3,\)"),
+        ([0.0, 1.0, 2.0, 1.0], r"`labels` has .* dtype torch.float32"),
+    ],
+)
+def test_labels_that_are_no_classes_raise(tester: ModelTester, labels: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tester.model(), {**tester.inputs(), "labels": torch.tensor(labels)})
+
+
+@all_testers
 def test_raw_media_without_an_encoder_raises(tester: ModelTester) -> None:
     with pytest.raises(ValueError, match="encoder_config"):
         run(tester.model(), {**tester.without(tester.inputs(), "audio"), "input_values": torch.randn(4, 800)})

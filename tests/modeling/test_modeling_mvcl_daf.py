@@ -563,3 +563,11 @@ def test_raw_media_and_features_of_one_modality_raise() -> None:
     model = TESTER.model(encoder_config=encoder)
     with pytest.raises(ValueError, match="`audio_features` and `input_values`"):
         model(**TESTER.inputs(), input_values=torch.randn(4, 1600))
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "audio_attention_mask", "video_attention_mask"])
+def test_padding_in_front_raises(name: str) -> None:
+    """The alignment counts positions and the recurrences read from the first step: such a batch would be misread."""
+    inputs = TESTER.inputs()
+    with pytest.raises(ValueError, match=rf"`{name}` of sample \d has valid steps behind padded ones: pad on the right"):
+        TESTER.model()(**{**inputs, name: inputs[name].flip(1)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,16 @@ def test_left_padding_is_switched(tiny_tokenizer: BertTokenizer, caplog: pytest.
     assert processor(["hello", "you are late"])["attention_mask"][0].tolist() == [1] * 7 + [0] * 2
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\n"])
+@pytest.mark.parametrize("text", ["", "   ", "\n", "\u200b\ufeff", "\x00"], ids=ascii)
 def test_empty_text_raises(processor: MvclDafProcessor, text: str) -> None:
-    with pytest.raises(ValueError, match="text of sample 1 is empty: pass `None`"):
+    """Also letters that nobody sees: the tokenizer drops them, and an empty utterance would be labelled."""
+    with pytest.raises(ValueError, match=r"text of sample 1 is empty: .* Pass `None`"):
         processor(["hello", text])
+
+
+def test_a_batch_without_samples_raises(processor: MvclDafProcessor) -> None:
+    with pytest.raises(ValueError, match="the batch has no samples: `text` are empty lists"):
+        processor([])
 
 
 def test_text_of_another_type_raises(processor: MvclDafProcessor) -> None:
@@ -291,6 +298,9 @@ def test_any_kind_of_array(processor: MvclDafProcessor, kind: str) -> None:
         (np.full((2, 3), np.nan), r"`audio_features` of sample 1 holds 6 NaN or infinite values"),
         (np.array([[0.0, -np.inf, 1.0]]), r"`audio_features` of sample 1 holds 1 NaN or infinite values"),
         (np.array([[0.0, 1e39, 1.0]]), r"`audio_features` of sample 1 holds 1 NaN or infinite values"),
+        (["a", "b", "c"], r"`audio_features` of sample 1 are no real numbers but <U1"),
+        (np.ones((2, 3), np.complex64), r"`audio_features` of sample 1 are no real numbers but complex64"),
+        ([[1.0, 2.0, 3.0], [1.0]], r"`audio_features` of sample 1 are no array of numbers"),
     ],
 )
 def test_wrong_features_raise(processor: MvclDafProcessor, features: np.ndarray, message: str) -> None:
@@ -472,6 +482,29 @@ def test_clip_to_logits_equals_features_to_logits(
     with torch.no_grad():
         silent = media_model(**processor(text, video=[str(clip)] * 2)).logits
     assert not torch.allclose(silent, logits[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_that_is_not_finite_raises(
+    media_model: MvclDafForSequenceClassification, tiny_tokenizer: BertTokenizer, tmp_path: Path, value: float
+) -> None:
+    """As an array, and in a file that stores its sound as floats."""
+    processor = MvclDafProcessor.from_config(media_model.config, copy.deepcopy(tiny_tokenizer))
+    wave = np.zeros(1600, np.float32)
+    wave[700] = value
+    with pytest.raises(ValueError, match="a waveform holds 1 NaN or infinite sound samples"):
+        processor(["hello"], audio=[wave])
+    path = tmp_path / "broken.wav"
+    write_float_wav(path, wave)
+    with pytest.raises(ValueError, match=r"broken\.wav' holds \d+ NaN or infinite sound samples"):
+        processor(["hello"], audio=[str(path)])
+
+
+def write_float_wav(path: Path, wave: np.ndarray, rate: int = 16000) -> None:
+    """One channel of 32-bit floats, which no integer format could hold as they are."""
+    data = wave.astype("<f4").tobytes()
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32)
+    path.write_bytes(head + struct.pack("<4sI", b"data", len(data)) + data)
 
 
 def test_clip_of_one_sample_among_features_of_none(
