@@ -1,7 +1,7 @@
 """Run a published table again: our mean ± std beside the paper's numbers, with a test against the best baseline.
 
     python examples/reproduce.py --list
-    python examples/reproduce.py --table mmintent_mini.all
+    python examples/reproduce.py --table mmintent_mini.all --devices cpu cpu
     python examples/reproduce.py --table mvcl_daf.table1 --data /data --seeds 0..9
     python examples/reproduce.py --table clcr.table2 --data cmu_mosi=/data/MOSI cmu_mosei=/data/MOSEI --devices 0 1
 
@@ -16,8 +16,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from hf_mmintent.reproduce import list_tables, load_table, reproduce
+from hf_mmintent.reproduce import list_tables, load_table, reproduce, work
 from hf_mmintent.reproduce.command_line import list_text, parse_data, parse_seeds
+from hf_mmintent.reproduce.jobs import CHECKPOINT_SECONDS
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -34,22 +35,28 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="JOB", help="names of single jobs, BLOCK/SYSTEM/seed_N"
     )
+    parser.add_argument("--checkpoint_minutes", type=float, default=CHECKPOINT_SECONDS / 60, metavar="N",
+                        help="a running job writes a checkpoint when its last one is that old; 0: every epoch")  # fmt: skip
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # jobs come by standard input
     arguments = parser.parse_args()
     if arguments.list or not arguments.table:
         print(list_text(FOLDER))
         return
     words = sys.argv[1:]
     table = load_table(arguments.table, FOLDER)
+    what = (table, arguments.output_dir, parse_data(arguments.data), parse_seeds(arguments.seeds))
+    how = {"keep": arguments.keep, "checkpoint_seconds": 60 * arguments.checkpoint_minutes}
+    if arguments.worker:
+        sys.argv.remove("--worker")  # a run notes the command that somebody would give
+        work(*what, **how)
+        return
     failed = reproduce(
-        table,
-        arguments.output_dir,
-        parse_data(arguments.data),
-        parse_seeds(arguments.seeds),
+        *what,
         arguments.devices,
-        arguments.keep,
-        arguments.only,
-        worker_command=_without_devices(words),
+        only=arguments.only,
+        worker_command=[*_without_devices(words), "--worker"],
         commands=[shlex.join(["python", "examples/reproduce.py", *words])],
+        **how,
     )
     if not arguments.only:
         report = Path(arguments.output_dir) / table.name / table.name
@@ -60,7 +67,7 @@ def main() -> None:
 
 
 def _without_devices(words: list[str]) -> list[str]:
-    """The command of one job: this one, without `--devices` and what follows it."""
+    """The command of a worker: this one, without `--devices` and what follows it."""
     kept, skipping = [sys.executable, str(Path(__file__).resolve())], False
     for word in words:
         skipping = word == "--devices" or (skipping and not word.startswith("--"))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from datasets import Array2D, Dataset, Features
+from filelock import FileLock
 from transformers.utils import logging
 
 from hf_mmintent.data.collator import MEDIA_COLUMNS
@@ -88,14 +91,23 @@ def add_media_features(dataset: Dataset, encoder: MediaEncoderModel, batch_size:
         return {f"{m}_features": rows for m, rows in made.items()}
 
     key = f"{dataset._fingerprint}-{encoder_fingerprint(encoder)}-{sorted(columns.items())}-{datasets.__version__}"
-    return dataset.map(
-        encode,
-        batched=True,
-        batch_size=batch_size,
-        features=features,
-        new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
-        desc="clips to features",
-    )
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+    with _one_at_a_time(dataset, fingerprint):
+        return dataset.map(
+            encode,
+            batched=True,
+            batch_size=batch_size,
+            features=features,
+            new_fingerprint=fingerprint,
+            desc="clips to features",
+        )
+
+
+def _one_at_a_time(dataset: Dataset, fingerprint: str) -> AbstractContextManager[Any]:
+    """Of several processes that want the same features, one makes them and the others find them in the cache."""
+    if not dataset.cache_files:  # rows in memory have no cache
+        return nullcontext()
+    return FileLock(Path(dataset.cache_files[0]["filename"]).parent / f"features-{fingerprint}.lock")
 
 
 def encode_media(

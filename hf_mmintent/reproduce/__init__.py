@@ -2,7 +2,7 @@
 
 from .jobs import Job, expand, missing_files, run_job
 from .report import table_report, write_report
-from .runner import reproduce
+from .runner import reproduce, work
 from .table_files import Block, Row, Table, list_tables, load_table
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "reproduce",
     "run_job",
     "table_report",
+    "work",
     "write_report",
 ]

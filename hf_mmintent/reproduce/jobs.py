@@ -28,6 +28,9 @@ logger = logging.get_logger(__name__)
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILURE_FILE = "failure.txt"
+CHECKPOINT_SECONDS = (
+    300.0  # what an interruption may cost; a checkpoint per epoch costs short runs a good part of their time
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in plain.items() if name != "output_dir"}, "data": data}
 
 
-def run_job(job: Job, keep: str = "final") -> RunResult:
+def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOINT_SECONDS) -> RunResult:
     """
     Train, score the split of the block once, store scores and predictions.
 
@@ -159,14 +162,16 @@ def run_job(job: Job, keep: str = "final") -> RunResult:
     Args:
         job: from [`expand`].
         keep: "final" deletes the checkpoints of the epochs, "none" the final weights as well, "all" nothing.
+        checkpoint_seconds: a checkpoint is written when the last one is that old; 0 writes one per epoch.
 
     Raises:
         ValueError: the folder holds a run of other settings; what training itself raises.
     """
     done = finished_result(job)
     if done is not None:
+        _tidy(job.folder, keep)  # what an interruption right after the result left over
         return done
-    trained = train_run(job.run, job.seed, job.folder)
+    trained = train_run(job.run, job.seed, job.folder, checkpoint_seconds=checkpoint_seconds)
     model, processor = open_checkpoint(trained.checkpoint)
     names = model_labels(model)
     if torch.accelerator.is_available():
@@ -210,10 +215,12 @@ def references(block: Block, row: Row, source: str) -> tuple[ReferenceValue, ...
 
 
 def _tidy(folder: Path, keep: str) -> None:
-    """Delete weights that no table needs; with `settings.json` a later call still knows the run."""
+    """Delete weights that no table needs, and half-written files; with `settings.json` a later call still knows the run."""
+    for path in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        path.unlink()
     if keep == "all":
         return
-    for path in folder.rglob("checkpoint-*"):
+    for path in [*folder.rglob("checkpoint-*"), *folder.glob("stage_*/best")]:
         shutil.rmtree(path)
     if keep == "none":
         for path in (folder / "final").glob("*.safetensors"):

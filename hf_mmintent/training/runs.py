@@ -68,7 +68,13 @@ def train_seeds(run: RunConfig) -> list[TrainedRun]:
     return [train_run(run, seed, Path(run.output_dir) / f"seed_{seed}") for seed in run.seeds]
 
 
-def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence[TrainerCallback] = ()) -> TrainedRun:
+def train_run(
+    run: RunConfig,
+    seed: int,
+    folder: str | Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    checkpoint_seconds: float | None = None,
+) -> TrainedRun:
     """
     Train one model, selecting the best epoch on the validation split.
 
@@ -79,6 +85,8 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
         seed: of initialisation, data order and dropout.
         folder: for checkpoints; the final model, its processor and `run.json` end up in `folder/final`.
         callbacks: further ones, that watch without changing the run.
+        checkpoint_seconds: write a checkpoint only when the last one is that old; `None` writes one per epoch. Changes no
+            result: an interrupted run goes on exactly from what there is.
 
     Raises:
         ValueError: settings contradict each other or the data; `folder` holds a run with other settings.
@@ -105,7 +113,7 @@ def train_run(run: RunConfig, seed: int, folder: str | Path, callbacks: Sequence
     train = _numbered(train, processor)
 
     def trainer_for(place: Path, options: Mapping[str, Any]) -> MultimodalTrainer:
-        trainer = make_trainer(run, seed, place, model, processor, train, validation, options)
+        trainer = make_trainer(run, seed, place, model, processor, train, validation, options, checkpoint_seconds)
         for callback in callbacks:
             trainer.add_callback(callback)
         return trainer
@@ -199,10 +207,16 @@ def read_splits(run: RunConfig) -> DatasetDict:
         splits = DatasetDict({wanted[0]: parts["train"], wanted[1]: parts["test"]})
     if run.encoder is not None and is_extraction(data.name):
         check_encoder(data.name, build_encoder(run.encoder))
-    elif run.encoder is not None and has_raw_media(splits[wanted[0]]):
+    elif run.encoder is not None and has_raw_media(splits[wanted[0]]) and _wants_media(run):
         encoder = build_encoder(run.encoder)
         splits = DatasetDict({name: add_media_features(rows, encoder) for name, rows in splits.items()})
     return splits
+
+
+def _wants_media(run: RunConfig) -> bool:
+    """Whether the model reads more than text: clips are not decoded for one that does not."""
+    modalities = run.config.get("modalities") or task_model_class(run.model_type).config_class().modalities
+    return any(name != "text" for name in modalities)
 
 
 def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -265,6 +279,7 @@ def make_trainer(
     train: Dataset,
     validation: Dataset,
     options: Mapping[str, Any] | None = None,
+    checkpoint_seconds: float | None = None,
 ) -> MultimodalTrainer:
     """The trainer of a run: every epoch is scored and saved, the best one is kept; `options` override the run's own."""
     task = task_of(model, processor, train, validation, run.validation_new_tokens)
@@ -321,6 +336,7 @@ def make_trainer(
         learning_rates=run.learning_rates,
         evaluation_drops=drops,
         metric=task.best_metric,
+        checkpoint_seconds=checkpoint_seconds,
         **task.trainer_options,
     )
 

@@ -23,6 +23,7 @@ from hf_mmintent.data.reading import direct
 from hf_mmintent.hub.model_card import build_model_card
 from hf_mmintent.hub.run_summary import RunSummary
 
+from .best_weights import BestWeights
 from .callbacks import RouterWarmup, ZeroDiagnosticWarning
 
 
@@ -38,6 +39,8 @@ class MultimodalTrainer(Trainer):
         evaluation_drops: sets of modalities; evaluation scores `metric` without each of them as well, and their mean with the
             plain score as `<metric>_with_drops`, which can then select the epoch. Needs a `MultimodalCollator`.
         metric: the score that `evaluation_drops` repeats, such as "f1_weighted".
+        checkpoint_seconds: write a checkpoint only when the last one is that old, see [`BestWeights`]; `None` writes all that
+            the arguments ask for. Several processes, whose clocks differ, write all.
         kwargs: arguments of [`transformers.Trainer`].
 
     Raises:
@@ -52,6 +55,7 @@ class MultimodalTrainer(Trainer):
         learning_rates: Mapping[str, float] | None = None,
         evaluation_drops: Sequence[tuple[str, ...]] = (),
         metric: str | None = None,
+        checkpoint_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("train_dataset", "eval_dataset"):
@@ -66,6 +70,9 @@ class MultimodalTrainer(Trainer):
         self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(ZeroDiagnosticWarning())
         self.add_callback(RouterWarmup())
+        alone = self.args.world_size == 1 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
+        self.best_weights = BestWeights(self.model, checkpoint_seconds if alone else None)
+        self.add_callback(self.best_weights)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # The library aligns special tokens with the processor's tokenizer, and does not expect that there is none.
@@ -81,6 +88,15 @@ class MultimodalTrainer(Trainer):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.processing_class = self._hidden_processor  # checkpoints hold it
         return super()._inner_training_loop(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # The best weights first: the state of the trainer, written last, is what makes a checkpoint complete.
+        self.best_weights.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.state)
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        if not self.best_weights.in_charge:  # else they are put back when training ends
+            super()._load_best_model()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         refuse_test_split("eval_dataset", eval_dataset)

@@ -316,6 +316,7 @@ def test_a_measured_row_is_counted_once_and_remembered(folder: Path, monkeypatch
 
 def start(root: Path, table: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "examples/reproduce.py", "--table", str(table), "--output_dir", str(out), *more]
+    command += ["--checkpoint_minutes", "0"]  # runs of seconds would have none
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
