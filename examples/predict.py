@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=5)
     arguments = parser.parse_args()
     answer = predict_one(arguments.checkpoint, clip=arguments.clip, text=arguments.text, top_k=arguments.top_k)
+    if answer.none_of_these is not None:
+        print(f"none of these ({answer.none_of_these}), margin {answer.margin:.4f}; the ranking without that rule:")
     for name, value in answer.ranking:
         print(f"{value:7.4f}  {name}")
     if answer.modality_weights:

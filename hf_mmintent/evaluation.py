@@ -22,6 +22,8 @@ from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
 from hf_mmintent.data.reading import direct
 from hf_mmintent.metrics import Predictions, build_compute_metrics
+from hf_mmintent.modeling.out_of_scope import OutOfScope
+from hf_mmintent.out_of_scope import encode_with_unknown, rejection_scores
 from hf_mmintent.registration import task_auto_class
 
 
@@ -56,8 +58,9 @@ def adapter_base(path: str | Path) -> str | None:
 
 
 def with_features(rows: Dataset, model: PreTrainedModel) -> Dataset:
-    """The rows with the features that the model's own encoder makes of their media, if it has one."""
-    if model.config.encoder_config is None or not has_raw_media(rows):
+    """The rows with the features that the model's own encoder makes of their media, if it has one and reads them."""
+    reads = any(name != "text" for name in model.config.modalities)
+    if model.config.encoder_config is None or not reads or not has_raw_media(rows):
         return rows
     return add_media_features(rows, model.backbone_owner().media_encoder)
 
@@ -71,12 +74,27 @@ def predict(
     progress: str | None = None,
 ) -> np.ndarray:
     """Logits (n, num_labels) float32 of every row, in order."""
+    return model_outputs(model, rows, collator, batch_size, progress)["logits"].numpy()
+
+
+@torch.no_grad()
+def model_outputs(
+    model: PreTrainedModel,
+    rows: Dataset,
+    collator: MultimodalCollator,
+    batch_size: int = 32,
+    progress: str | None = None,
+    names: Sequence[str] = ("logits",),
+) -> dict[str, torch.Tensor]:
+    """Some outputs of every row, in order, float32 on the CPU; labels are kept from the model."""
     loader = DataLoader(direct(rows), batch_size=batch_size, collate_fn=collator)
-    logits = []
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in tqdm(loader, desc=progress or "predicting", disable=progress is None, leave=False):
         batch.pop("labels", None)
-        logits.append(model(**{name: value.to(model.device) for name, value in batch.items()}).logits.float().cpu())
-    return torch.cat(logits).numpy()
+        outputs = model(**{name: value.to(model.device) for name, value in batch.items()})
+        for name in names:
+            found[name].append(outputs[name].float().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def evaluate(
@@ -102,19 +120,30 @@ def evaluate(
         progress: show a bar.
 
     Returns:
-        [`Evaluation`].
+        [`Evaluation`]. A model with a rule for what is out of scope is scored by [`hf_mmintent.out_of_scope.rejection_scores`]:
+        rows that carry the rule's label are expected to be rejected, and predictions are with rejection (id K).
     """
     condition = "clean" if not drop_modalities else "without " + " and ".join(drop_modalities)
-    labels = processor.encode_labels(named_labels(rows))
+    rule = OutOfScope.of(model.config)
+    names = named_labels(rows)
+    labels = processor.encode_labels(names) if rule is None else encode_with_unknown(names, processor, rule)
     rows = with_features(rows, model)
     collator = MultimodalCollator(processor, drop_modalities=tuple(drop_modalities))
-    logits = predict(model, rows.remove_columns("label"), collator, batch_size, condition if progress else None)
-    compute = build_compute_metrics(model.config.problem_type, processor.label_names, train_counts)
-    regression = model.config.problem_type == "regression"
-    values = logits.squeeze(-1) if regression else logits.argmax(-1)
+    wanted = ("logits",) if rule is None else ("logits", "embeddings")
+    outputs = model_outputs(
+        model, rows.remove_columns("label"), collator, batch_size, condition if progress else None, wanted
+    )
+    logits = outputs["logits"].numpy()
     groups = {name: list(rows[name]) for name in ("dialogue_id", "speaker") if name in rows.column_names}
+    regression = model.config.problem_type == "regression"
+    if rule is not None:
+        values, scores = rejection_scores(rule, outputs, labels, train_counts)
+    else:
+        compute = build_compute_metrics(model.config.problem_type, processor.label_names, train_counts)
+        values = logits.squeeze(-1) if regression else logits.argmax(-1)
+        scores = compute(EvalPrediction(logits, labels))
     saved = Predictions(list(rows["id"]), labels, values, seed, None if regression else logits, groups)
-    return Evaluation(condition, compute(EvalPrediction(logits, labels)), saved)
+    return Evaluation(condition, scores, saved)
 
 
 def named_labels(rows: Dataset) -> list[Any]:

@@ -11,15 +11,23 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.evaluation import open_checkpoint
 from hf_mmintent.modeling.calibration import label_probabilities
+from hf_mmintent.modeling.out_of_scope import OutOfScope
 
 
 @dataclass
 class Answer:
-    """Labels with calibrated probabilities, best first (one "value" in regression), and the modality weights, if any."""
+    """
+    Labels with calibrated probabilities, best first (one "value" in regression), and the modality weights, if any.
+
+    `none_of_these` is the rule's label when the checkpoint has a rule for what is out of scope and rejects the sample, and
+    `margin` by how much the rule decided, negative for a rejection; both `None` without a rule.
+    """
 
     ranking: list[tuple[str, float]]
     modality_weights: dict[str, float]
     used: list[str]
+    none_of_these: str | None = None
+    margin: float | None = None
 
 
 @torch.no_grad()
@@ -63,4 +71,8 @@ def predict_one(
     weights = outputs.get("modality_weights")
     named = {} if weights is None else dict(zip(model.config.modality_weight_names, weights[0].tolist(), strict=True))
     used = [name for name in ("input_ids", "input_values", "pixel_values") if name in inputs]
-    return Answer(ranking, named, used)
+    rule = OutOfScope.of(model.config)
+    if rule is None:
+        return Answer(ranking, named, used)
+    margin = rule.margins(outputs.logits, outputs.embeddings)[0]
+    return Answer(ranking, named, used, None if rule.accepts(margin) else rule.label, margin.item())

@@ -14,12 +14,24 @@ from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_c
 from hf_mmintent.explanations import AnswerEvaluation, evaluate_answers
 from hf_mmintent.hub.run_summary import describe_hardware
 from hf_mmintent.metrics import BertScorer, RunResult, explanation_settings, label_order_hash
+from hf_mmintent.modeling.out_of_scope import OutOfScope
 from hf_mmintent.training.runs import SUMMARY_FILE
 
 HEADLINE = {
     "regression": ("mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"),
     "single_label_classification": ("accuracy", "f1_weighted", "f1_macro", "recall_macro"),
     "multi_label_classification": ("accuracy", "f1_macro"),
+    "out_of_scope": (
+        "accuracy",
+        "f1_weighted",
+        "oid_acc",
+        "f1_known",
+        "f1_open",
+        "oid_f1",
+        "auroc",
+        "fpr95",
+        "rejected",
+    ),
     "explanation": (
         "emotion_accuracy",
         "emotion_f1_weighted",
@@ -118,6 +130,8 @@ def score_checkpoints(
                 found = evaluate_answers(model, processor, rows, hidden, batch_size, max_new_tokens, scorer)
             else:
                 found = evaluate(model, processor, rows, hidden, batch_size, facts.get("seed", 0))
+            if OutOfScope.of(model.config) is not None:
+                problem = "out_of_scope"
             label = "all" if not dropped else "without " + " and ".join(dropped)
             table.setdefault(label, []).append(found.scores)
             _write(

@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_base import MMIntentConfig
 from .configuration_media_encoder import MediaEncoderConfig
+from .out_of_scope import OutOfScope
 
 
 @strict
@@ -28,6 +29,9 @@ class MultimodalConfig(MMIntentConfig):
             in place of `audio_features` and `video_features`.
         calibration_temperature (`float`):
             Logits are divided by it before they become probabilities; fitted on validation rows, 1 is uncalibrated.
+        out_of_scope (`dict`, *optional*):
+            When a sample belongs to none of the classes: the fields of [`OutOfScope`], as `examples/fit_out_of_scope.py` fits
+            them. Logits stay as they are; pipeline, prediction and evaluation apply it.
         initializer_range (`float`): standard deviation of newly initialised weights.
     """
 
@@ -44,6 +48,7 @@ class MultimodalConfig(MMIntentConfig):
     media_feature_stats: dict | None = None
     media_max_lengths: dict | None = None
     calibration_temperature: float | int = 1.0
+    out_of_scope: dict | None = None
     initializer_range: float = 0.02  # BERT's; not given in the papers
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -78,6 +83,16 @@ class MultimodalConfig(MMIntentConfig):
     def validate_regression_labels(self) -> None:
         if self.problem_type == "regression" and self.num_labels != 1:
             raise ValueError(f"`problem_type` is regression but `num_labels` is {self.num_labels}: set `num_labels=1`.")
+
+    def validate_out_of_scope(self) -> None:
+        rule = OutOfScope.of(self)
+        if rule is None:
+            return
+        if self.problem_type != "single_label_classification":
+            raise ValueError(
+                f"`out_of_scope` is set but `problem_type` is {self.problem_type}: it is a rule for classes."
+            )
+        rule.check(self.id2label)
 
     def validate_encoder(self) -> None:
         if not isinstance(self.encoder_config, MediaEncoderConfig):

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .calibration import label_probabilities
 from .media_windows import Window, read_windows
+from .out_of_scope import OutOfScope
 from .pipeline_inputs import Sample, as_sample, is_single, local_media
 from .processing_media import MediaSettings
 from .speech_to_text import SpeechToText
@@ -78,7 +79,9 @@ class IntentRecognitionPipeline(Pipeline):
         Per input a `dict` with "ranking" (`[{"label", "score"}, ...]`, best first; in regression one entry "value"),
         "modality_weights" (`{name: weight}`, where the architecture computes them), "used" (modalities that reached
         the model), "text" (given or heard), "notes" (what the user should know) and "windows": for each its "start" and
-        "end" in seconds, "ranking", "modality_weights", "used" and "text".
+        "end" in seconds, "ranking", "modality_weights", "used" and "text". Of a checkpoint with a rule for what is out of
+        scope (`config.out_of_scope`) both also have "answer", the best label or the rule's label for none of them, and
+        "margin", by how much the rule decided so (the mean over windows).
 
     Raises:
         MediaError: a recording cannot be decoded.
@@ -215,9 +218,15 @@ class IntentRecognitionPipeline(Pipeline):
                 yield Part(sample, window, text, False, 0)
 
     def _forward(self, input_tensors: dict[str, Tensor], **forward_parameters: Any) -> dict[str, Tensor]:
-        """Logits and, where there are any, modality weights."""
+        """Logits and, where there are any, modality weights and margins of what is in scope."""
         outputs = self.model(**input_tensors)
-        return {name: outputs[name].float() for name in ("logits", "modality_weights") if outputs.get(name) is not None}
+        found = {
+            name: outputs[name].float() for name in ("logits", "modality_weights") if outputs.get(name) is not None
+        }
+        rule = OutOfScope.of(self.model.config)
+        if rule is not None:
+            found["margins"] = rule.margins(outputs.logits, outputs.embeddings)
+        return found
 
     def postprocess(
         self,
@@ -230,6 +239,7 @@ class IntentRecognitionPipeline(Pipeline):
         parts = [output["part"] for output in model_outputs]
         scores = torch.stack([self._scores(output["logits"]) for output in model_outputs])
         weights = [output["modality_weights"] for output in model_outputs if "modality_weights" in output]
+        margins = [output["margins"] for output in model_outputs if "margins" in output]
         windows = [
             {
                 "start": part.window.start,
@@ -238,6 +248,9 @@ class IntentRecognitionPipeline(Pipeline):
                 "modality_weights": self._weights(weights[number : number + 1]),
                 "used": part.used,
                 "text": part.text,
+                **self._verdict(
+                    row, [output["margins"] for output in model_outputs[number : number + 1] if "margins" in output]
+                ),
             }
             for number, (part, row) in enumerate(zip(parts, scores, strict=True))
         ]
@@ -250,6 +263,7 @@ class IntentRecognitionPipeline(Pipeline):
             "text": " ".join(dict.fromkeys(heard)) or None,
             "notes": self._notes(parts, used, asr, kept),
             "windows": windows,
+            **self._verdict(scores.mean(0), margins),
         }
 
     # ---- helpers -------------------------------------------------------------------------------------------------
@@ -300,6 +314,15 @@ class IntentRecognitionPipeline(Pipeline):
         best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"label": config.id2label[index], "score": score} for score, index in pairs]
+
+    def _verdict(self, scores: Tensor, margins: Sequence[Tensor]) -> dict[str, Any]:
+        """The answer with the rule for what is out of scope; empty without one."""
+        rule = OutOfScope.of(self.model.config)
+        if rule is None:
+            return {}
+        margin = torch.stack(list(margins)).mean()
+        best = self.model.config.id2label[int(scores.argmax())]
+        return {"answer": best if rule.accepts(margin) else rule.label, "margin": margin.item()}
 
     def _weights(self, rows: Sequence[Tensor]) -> dict[str, float]:
         if not rows:
