@@ -129,6 +129,18 @@ class MMIntentPreTrainedModel(PreTrainedModel):
             dataloader: this process's share of the training rows once, in order, with labels and without augmentation.
         """
 
+    def training_state(self) -> dict[str, Tensor]:
+        """What training keeps beside the weights and needs to go on exactly where it was; nothing for most architectures."""
+        return {}
+
+    def set_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """
+        Take what [`training_state`] gave, or forget what is left of an earlier stage.
+
+        Args:
+            state: of a checkpoint of the trainer; empty at the beginning of a stage.
+        """
+
     @classmethod
     def from_backbones(
         cls,

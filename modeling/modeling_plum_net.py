@@ -85,6 +85,16 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
             base.bank = base.new_bank()
             base.bank.fill(seen)
 
+    def training_state(self) -> dict[str, Tensor]:
+        """The bank, if there is one."""
+        bank = self.base_model.bank
+        return {} if bank is None else bank.state()
+
+    def set_training_state(self, state: Mapping[str, Tensor]) -> None:
+        # A stage begins with the best weights of the one before: its bank, of the last ones, is not theirs.
+        base: Any = self.base_model
+        base.bank = base.new_bank().load(state) if state else None
+
     def on_stage_epoch_start(self, dataloader: Iterable[Mapping[str, Tensor]]) -> None:
         """Refresh the prototypes where the schedule says so, and count the epoch (for the warm-up of the labels)."""
         base: Any = self.base_model
@@ -96,7 +106,7 @@ class PlumNetPreTrainedModel(MMIntentPreTrainedModel):
         first = not bool(labeller.class_counts.any())  # a run without a first stage needs them once as well
         if config.prototype_schedule == "epoch" and (moving or first):
             self.update_prototypes(dataloader, progress=True)
-        elif config.prototype_schedule == "bank" and moving and base.bank is None:
+        elif config.prototype_schedule == "bank" and (first or (moving and base.bank is None)):
             self.update_prototypes(dataloader, progress=True)  # also fills the bank
 
 

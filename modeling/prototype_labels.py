@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,17 +76,30 @@ class FeatureBank:
     """
     The last seen features of every training sample, for prototypes that follow every step.
 
-    Not part of a checkpoint: after an interruption it is filled again by one pass over the training rows.
+    Not part of the weights. The checkpoints of a run hold it beside them ([`state`]): its rows are of many steps, which no pass
+    over the training rows would bring back.
 
     Args:
         modalities, width: M, d.
     """
+
+    names = ("rows", "present", "classes", "values")
 
     def __init__(self, modalities: int, width: int, device: torch.device) -> None:
         self.rows = torch.zeros(0, modalities, width, device=device)
         self.present = torch.zeros(0, modalities, dtype=torch.bool, device=device)
         self.classes = torch.zeros(0, dtype=torch.long, device=device)
         self.values = torch.zeros(0, device=device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        return {name: getattr(self, name) for name in self.names}
+
+    def load(self, state: Mapping[str, Tensor]) -> FeatureBank:
+        """Take what [`state`] gave."""
+        for name in self.names:
+            setattr(self, name, state[name].to(self.rows.device))
+        return self
 
     def fill(self, batches: Sequence[tuple[Tensor, ...]]) -> None:
         """[`store`] all batches of a pass; processes need not have the same number of them."""

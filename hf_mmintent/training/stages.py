@@ -21,7 +21,7 @@ from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.modeling.modeling_base import MMIntentPreTrainedModel
 
 from .checkpoints import last_complete_checkpoint
-from .peft_runs import load_weights
+from .peft_runs import load_weights, plain
 from .trainer import MultimodalTrainer
 
 logger = logging.get_logger(__name__)
@@ -135,6 +135,7 @@ def _train(trainer: MultimodalTrainer, model: PreTrainedModel, name: str, place:
     """One stage to its end; the model then has the best weights of it, and so has `place/best`."""
     trainer.add_callback(StageEpochs(trainer))
     start = last_complete_checkpoint(place)
+    plain(model).set_training_state({})
     clock = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=str(start) if start else None)
     # A second trainer would wrap the mixed precision of the first once more.

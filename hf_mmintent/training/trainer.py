@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -25,6 +26,8 @@ from hf_mmintent.hub.run_summary import RunSummary
 
 from .best_weights import BestWeights
 from .callbacks import RouterWarmup, ZeroDiagnosticWarning
+
+TRAINING_STATE_FILE = "training_state.safetensors"
 
 
 class MultimodalTrainer(Trainer):
@@ -181,6 +184,23 @@ class MultimodalTrainer(Trainer):
         names = sorted({name for found in every for name in found})
         means = {name: [found[name] for found in every if name in found] for name in names}
         return {name: round(sum(values) / len(values), 6) for name, values in means.items()}
+
+    # What a model keeps beside its weights lies beside the optimizer's state, which is written before the trainer's own: a
+    # checkpoint that is complete has it.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        # The trainer also takes models of other packages, which have no such state.
+        state = getattr(self.accelerator.unwrap_model(self.model), "training_state", dict)()
+        if state and self.args.should_save:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            save_file(tensors, Path(output_dir) / TRAINING_STATE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = None if checkpoint is None else Path(checkpoint) / TRAINING_STATE_FILE
+        if path is not None and path.exists():
+            self.accelerator.unwrap_model(self.model).set_training_state(load_file(path))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write our card in place of the library's, which is half placeholder text; called by `push_to_hub`."""

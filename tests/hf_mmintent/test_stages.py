@@ -173,6 +173,26 @@ def test_a_run_that_saves_within_epochs_goes_on_within_them(
     assert same(weights(train_run(run, 0, tmp_path / "cut").checkpoint), weights(whole.checkpoint))
 
 
+def test_a_bank_goes_on_where_it_was(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are of many steps, which no pass over the training rows brings back; killed in either stage."""
+    values["training"] |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
+    values["config"] |= {
+        "stages": [["alignment", 2], ["refinement", 2]],
+        "prototype_schedule": "bank",
+        "refresh_in_stage2": True,
+        "psl_warmup_epochs": 0,
+    }
+    run = RunConfig.from_dict(values)
+    whole = train_run(run, 0, tmp_path / "whole")
+    interrupted_run(run, tmp_path / "cut", 5, monkeypatch)
+    interrupted_run(run, tmp_path / "cut", 2 + 5, monkeypatch)  # steps 5 and 6 of the first stage, then 5 of the second
+    resumed = train_run(run, 0, tmp_path / "cut")
+    assert same(weights(resumed.checkpoint), weights(whole.checkpoint))
+    assert not list(resumed.checkpoint.glob("training_state*"))
+
+
 def test_patience_that_was_used_up_stays_used_up(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
