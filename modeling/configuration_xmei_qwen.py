@@ -55,6 +55,7 @@ class XmeiQwenConfig(MultimodalConfig):
         "loss_terms",
         "embeddings",
         "modality_weights",
+        "cache",
         "past_key_values",
         "hidden_states",
         "attentions",

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from .xmei_qwen_outputs import CACHE
+
 
 @torch.no_grad()
 def completion_scores(
@@ -52,8 +54,8 @@ def completion_scores(
         input_ids=flat,
         attention_mask=torch.cat([prompt, real], 1).long(),
         position_ids=positions,
-        past_key_values=shared,
         use_cache=True,
+        **{CACHE: shared},
     )
     logits = torch.cat([last_logits.repeat_interleave(count, 0)[:, None], out.logits[:, :-1]], 1).float()
     each = logits.log_softmax(-1).gather(2, flat[..., None]).squeeze(2)  # (B·C, longest)

@@ -9,7 +9,7 @@ import io
 import math
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from .media_sampling import DecodingError, MediaError, PictureSink, Request, SoundSink, require_av, resample
+from .media_structure import structure_fault
 
 __all__ = ["Clip", "MediaError", "MediaSource", "decode_audio", "decode_clip", "decode_video", "require_av", "resample"]
 
@@ -30,7 +31,8 @@ _FORMATS = (
     "wav,w64,aiff,au,mp3,flac,ogg,aac,ac3,eac3,amr,caf"
 )
 _INDEXED = {"mov", "matroska"}  # an exact index: seeking lands where it says
-_DECLARED = {"mov", "matroska", "flac"}  # the header states the duration instead of the file size implying it
+_DECLARED = {"mov", "matroska", "flac", "flv"}  # the header states the duration instead of the file size implying it
+_HEADER_SLACK = 4096  # bytes that a header may declare too many: some writers count it twice, or a trailing chunk
 _SEEK_MARGIN = 1.0  # seconds decoded before `start`, so that overlapping audio transforms have warmed up
 
 
@@ -230,7 +232,7 @@ def open_media(source: MediaSource) -> Iterator[Any]:
         raise MediaError(f"{name} is a Git LFS pointer, not the media itself: run `git lfs pull` in its repository.")
     if head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"AVI "):
         declared = int.from_bytes(head[4:8], "little") + 8
-        if size < declared < 0xFFFFFFF0 and (declared - size) > 0.02 * declared:  # streamed files declare the maximum
+        if size + _HEADER_SLACK < declared < 0xFFFFFFF0:  # streamed files declare the maximum
             raise MediaError(f"{name} is cut off: its header declares {declared} bytes, it has {size}. Copy it again.")
     try:
         container = av.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
@@ -259,7 +261,8 @@ def _decode(source: MediaSource, request: Request, audio: bool, video: bool, see
             sinks[pictures.index] = PictureSink(name, origin, request, pictures)
         if not sinks:
             return clip
-        extent = _pump(container, tracks, sinks, name, origin + request.start - _SEEK_MARGIN if seek else None) - origin
+        seek_to = origin + request.start - _SEEK_MARGIN if seek else None
+        extent = _pump(container, tracks, sinks, source, seek_to) - origin
     for sink in sinks.values():
         if isinstance(sink, SoundSink):
             clip.audio = sink.finish()
@@ -290,10 +293,10 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _pump(
-    container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], name: str, seek: float | None
+    container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], source: MediaSource, seek: float | None
 ) -> float:
     """Decode packets into the sinks until they are done or the file ends; return the seconds that were read."""
-    steps = decoding_steps(container, tracks, sinks, name, seek)
+    steps = decoding_steps(container, tracks, sinks, source, seek)
     while True:
         try:
             next(steps)
@@ -302,10 +305,10 @@ def _pump(
 
 
 def decoding_steps(
-    container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], name: str, seek: float | None
+    container: Any, tracks: list, sinks: dict[int, SoundSink | PictureSink], source: MediaSource, seek: float | None
 ) -> Generator[None, None, float]:
     """As `_pump`, stopping after every packet, so that whoever reads the sinks can keep them short."""
-    av = require_av()
+    av, name = require_av(), source_name(source)
     for stream in tracks:
         if stream.index in sinks:
             if stream.codec_context is None:
@@ -313,8 +316,9 @@ def decoding_steps(
                     f"{name} has a {stream.type} track of an unknown codec: convert it, e.g. to H.264/AAC."
                 )
             stream.thread_type = "AUTO"
-            # Without "explode" some decoders repair damage by guessing; a guess must not pass for data.
-            stream.codec_context.options = {"err_detect": "explode"}
+            # Without "explode" some decoders repair damage by guessing; a guess must not pass for data. Checksums are
+            # only looked at on request.
+            stream.codec_context.options = {"err_detect": "explode+crccheck"}
     family = container.format.name.split(",")[0]
     last, time = 0.0, 0.0
     try:
@@ -345,7 +349,24 @@ def decoding_steps(
         )
         raise DecodingError(text) from error
     _check_extent(container, tracks, name, family, last)
+    _check_structure(container, sinks, source, family)
     return last
+
+
+def _check_structure(
+    container: Any, sinks: dict[int, SoundSink | PictureSink], source: MediaSource, family: str
+) -> None:
+    """Raise when something was lost that the decoders stepped over."""
+    file, _, _ = _readable(source)
+    with Path(file.removeprefix("file:")).open("rb") if isinstance(file, str) else nullcontext(file) as opened:
+        fault = structure_fault(opened, family)
+    for index, sink in sinks.items():
+        declared = container.streams[index].duration
+        # The header of FLAC counts its samples; blocks that do not decode are left out without a word.
+        if family == "flac" and isinstance(sink, SoundSink) and declared and sink.received != declared:
+            fault = fault or f"is damaged or cut off: {declared - sink.received} of its {declared} samples are missing"
+    if fault:
+        raise DecodingError(f"{source_name(source)} {fault}. Copy it again.")
 
 
 def _check_extent(container: Any, tracks: list, name: str, family: str, last: float) -> None:

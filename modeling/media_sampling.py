@@ -58,6 +58,7 @@ class SoundSink:
         self.name, self.origin, self.request = name, origin, request
         self.resampler = _Resampler(request.sampling_rate, request.sampling_rate)
         self.done = False
+        self.received = 0  # samples decoded, at their own rate
         self.seen = False  # whether a first block has set the cursor
         self.rate = 0  # of the samples pushed so far; 0 before the first
         self.cursor = 0  # where the last block ended, in samples after the window's start (negative before it)
@@ -66,6 +67,7 @@ class SoundSink:
 
     def add(self, frame: Any) -> None:
         rate = frame.sample_rate
+        self.received += frame.samples
         if rate != self.rate:
             self._change_rate(rate)
         start, end = self.request.start, self.request.end

@@ -111,7 +111,7 @@ class _FileTrack(_Track):
             sink = SoundSink(name, origin, request) if kind == "audio" else PictureSink(name, origin, request, stream)
             self.sink = sink
             yield
-            yield from decoding_steps(container, tracks, {stream.index: sink}, name, None)
+            yield from decoding_steps(container, tracks, {stream.index: sink}, source, None)
             sink.flush()
 
     def advance(self) -> None:

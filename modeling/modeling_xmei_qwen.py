@@ -50,7 +50,7 @@ from .pretrained_parts import greedy, pretrained_part, without_memory
 from .query_former_layers import LearnedTokens
 from .text_backbone import build_text_backbone, load_text_backbone
 from .trimodal_alignment import TrimodalAlignment
-from .xmei_qwen_outputs import LabelScores, XmeiQwenOutput
+from .xmei_qwen_outputs import CACHE, LabelScores, XmeiQwenOutput
 
 # A checkpoint that is opened without the package brings these files along: its connectors have to be known then, too.
 for _connector in (LQFormerModel, CatModModel):
@@ -285,6 +285,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_mask: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
@@ -319,7 +320,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
                 Class ids for the heads, -100 for none.
             input_values, input_values_mask, pixel_values, pixel_values_mask (`torch.Tensor`, *optional*):
                 Raw media in place of features, see [`MediaEncoderModel`].
-            position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep, output_attentions,
+            position_ids, cache, past_key_values (its older name), inputs_embeds, use_cache, logits_to_keep, output_attentions,
             output_hidden_states: Of the language model. On top of a cache media are not read again.
 
         Returns:
@@ -337,7 +338,8 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             )
         targets = {"emotion": emotion_labels, "intent": intent_labels}
         has_targets = labels is not None or any(value is not None for value in targets.values())
-        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        cache = past_key_values if cache is None else cache
+        first = cache is None or cache.get_seq_length() == 0
         tokens: dict[str, tuple[Tensor, Tensor]] = {}
         connectors: dict[str, Any] = {}
         if input_ids is not None and first:
@@ -369,11 +371,11 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_attentions=output_attentions,
             output_hidden_states=first or output_hidden_states,
+            **{CACHE: cache},
         )
         state = self._prompt_state(out.hidden_states[-1], attention_mask, labels) if first else None
         heads = self._head_logits(state)
@@ -388,11 +390,11 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             emotion_logits=heads.get("emotion"),
             intent_logits=heads.get("intent"),
             embeddings=state,
-            past_key_values=out.past_key_values,
             hidden_states=out.hidden_states if output_hidden_states else None,
             attentions=out.attentions,
             cross_attentions=cross,
             diagnostics=diagnostics or None,
+            **{CACHE: out.get(CACHE)},
         )
 
     def _check_prompt(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> None:
@@ -531,7 +533,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         given = {name: value for name, value in batch.items() if name not in ("emotion_labels", "intent_labels")}
         mask = self.answering_mask(given["input_ids"], given.get("attention_mask"), given)
         out = self(**{**given, "attention_mask": mask}, use_cache=True, logits_to_keep=1)
-        shared = (self.language_model, out.past_key_values, mask, out.logits[:, -1])
+        shared = (self.language_model, out[CACHE], mask, out.logits[:, -1])
         rows = len(mask)
         emotion_scores = completion_scores(*shared, [list(emotions)] * rows, [0] * rows)
         chosen = emotion_scores.argmax(1)

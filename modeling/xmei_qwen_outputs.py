@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
+
+# What language models call their keys and values: transformers 5.24 renamed `past_key_values`.
+CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in ("cache", "past_key_values"))
 
 
 @dataclass
-class XmeiQwenOutput(ModelOutput):
+class XmeiQwenOutput(CausalLMOutputWithPast):
     """
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*): weighted sum of the terms, when there are targets.
@@ -23,7 +26,7 @@ class XmeiQwenOutput(ModelOutput):
         intent_logits (`torch.FloatTensor` of shape `(batch_size, num_intents)`, *optional*): of the classification head.
         embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
             State of the language model at the last token of the prompt; not made on top of a cache.
-        past_key_values ([`Cache`], *optional*): of the language model.
+        cache or past_key_values ([`Cache`], *optional*): of the language model; the name is that of transformers, [`CACHE`].
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): of the language model, on request.
         cross_attentions (`dict[str, tuple[torch.FloatTensor]]`, *optional*):
             Of the connectors, `{"video": ..., "audio": ...}`, on request.
@@ -32,15 +35,10 @@ class XmeiQwenOutput(ModelOutput):
         modality_weights: always `None`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
     loss_terms: dict[str, torch.FloatTensor] | None = None
     emotion_logits: torch.FloatTensor | None = None
     intent_logits: torch.FloatTensor | None = None
     embeddings: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: dict[str, tuple[torch.FloatTensor, ...]] | None = None
     diagnostics: dict[str, torch.FloatTensor] | None = None
     modality_weights: torch.FloatTensor | None = None

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMul
 from hf_mmintent.modeling.media_tokens import AudioTokens
 from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenForConditionalGeneration
 from hf_mmintent.modeling.trimodal_alignment import TrimodalAlignment, symmetric_info_nce
+from hf_mmintent.modeling.xmei_qwen_outputs import CACHE
 
 from .testers import tiny_bert
 from .xmei_cases import (
@@ -478,10 +479,10 @@ def test_generation_with_and_without_cache(processor, variant) -> None:
 def test_cache_is_that_of_the_language_model(processor, variant) -> None:
     model, batch = tiny_model(**variant), processor(**rows())
     out = run(model, batch, use_cache=True)
-    assert len(out.past_key_values.layers) == model.config.language_model_config.num_hidden_layers
+    assert len(out[CACHE].layers) == model.config.language_model_config.num_hidden_layers
     assert model.config.get_text_config() is model.config.language_model_config
     assert model.config.get_text_config(decoder=True) is model.config.language_model_config
-    step = run(model, {"input_ids": batch["input_ids"][:, -1:]}, past_key_values=out.past_key_values, use_cache=True)
+    step = run(model, {"input_ids": batch["input_ids"][:, -1:]}, use_cache=True, **{CACHE: out[CACHE]})
     assert step.emotion_logits is None and step.embeddings is None
 
 

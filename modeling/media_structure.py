@@ -1,0 +1,282 @@
+"""Whether a media file is whole by its own structure, where decoders step over what is missing.
+
+Some demuxers look for the next thing they know after damage, and what was lost becomes a shift or a stretch of silence. The
+formats below say enough to notice that: checksums, sequence numbers, sizes that must fill each other exactly.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # bytes with their bits in opposite order
+_UNKNOWN = -1  # size of an EBML element that was written as a live stream
+
+# Elements of a Matroska segment and of its clusters (RFC 9559), with Void and CRC-32, which may be anywhere.
+_ANYWHERE = {0xEC, 0xBF}
+_CLUSTER = 0x1F43B675
+_IN_SEGMENT = _ANYWHERE | {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, _CLUSTER, 0x1254C367, 0x1043A770, 0x1941A469}
+_IN_CLUSTER = _ANYWHERE | {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}
+_TOP = {0x1A45DFA3, 0x18538067}  # EBML header, segment
+
+_BITRATES = {  # kbit/s by (MPEG-1, layer)
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_BITRATES[False, 3] = _BITRATES[False, 2]
+
+
+def structure_fault(file: BinaryIO, family: str) -> str | None:
+    """
+    What is wrong with the structure of a file.
+
+    Args:
+        file: seekable; its position changes.
+        family: first name that the demuxer has for the format, e.g. "matroska".
+
+    Returns:
+        "is cut off …" or "is damaged …", or `None` when nothing is found, or the format does not tell.
+    """
+    check = _CHECKS.get(family)
+    if check is None:
+        return None
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    try:
+        return check(file, size)
+    except EOFError:
+        return f"is cut off after {size} bytes"
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+# ---- Ogg (RFC 3533) ---------------------------------------------------------------------------------------------------
+
+
+def ogg_checksum(page: bytes) -> int:
+    """CRC-32 with polynomial 0x04c11db7, most significant bit first, as pages carry it; their own field counts as 0."""
+    state = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF  # the usual one is its mirror image
+    return int(f"{state:032b}"[::-1], 2)
+
+
+def _ogg(file: BinaryIO, size: int) -> str | None:
+    following: dict[bytes, int] = {}  # next page number of the streams that have not ended
+    while (at := file.tell()) < size:
+        head = _exactly(file, 27)
+        if head[:4] != b"OggS":
+            # a tag behind the last page is none of the stream's business
+            return f"is damaged at byte {at}" if following or not at else None
+        table = _exactly(file, head[26])
+        body = _exactly(file, sum(table))
+        if ogg_checksum(head[:22] + bytes(4) + head[26:] + table + body) != int.from_bytes(head[22:26], "little"):
+            return f"is damaged at byte {at} (checksum of a page)"
+        serial, number, flags = head[14:18], int.from_bytes(head[18:22], "little"), head[5]
+        if number != following.get(serial, number):
+            return f"is damaged at byte {at} (pages are missing)"
+        following[serial] = number + 1
+        if flags & 4:
+            del following[serial]
+    return f"is cut off after {size} bytes (its last page is missing)" if following else None
+
+
+# ---- Matroska and WebM (RFC 8794, RFC 9559) -----------------------------------------------------------------------------
+
+
+def _number(file: BinaryIO, keep_marker: bool) -> int:
+    """A number of variable length; of an ID the marker bit belongs to it."""
+    first = _exactly(file, 1)[0]
+    if not first:
+        raise ValueError("no number of EBML begins with a zero byte")
+    length = 9 - first.bit_length()
+    value = int.from_bytes(bytes([first]) + _exactly(file, length - 1), "big")
+    if keep_marker:
+        return value
+    value -= 1 << 7 * length
+    return _UNKNOWN if value == (1 << 7 * length) - 1 else value
+
+
+def _matroska(file: BinaryIO, size: int) -> str | None:
+    ends = [size]  # of the elements around, the file outermost
+    allowed = [_TOP]
+    while (at := file.tell()) < size:
+        while len(ends) > 1 and at == ends[-1]:
+            ends.pop(), allowed.pop()
+        try:
+            name, length = _number(file, True), _number(file, False)
+        except ValueError:
+            return f"is damaged at byte {at}"
+        while name not in allowed[-1] and len(ends) > 1 and ends[-1] == ends[-2]:
+            ends.pop(), allowed.pop()  # an element of unknown size ends where something of a level above begins
+        if name not in allowed[-1]:
+            return f"is damaged at byte {at}"
+        start = file.tell()
+        end = ends[-1] if length == _UNKNOWN else start + length
+        if end > size:
+            return f"is cut off: {end - size} of its bytes are missing"
+        if end > ends[-1]:
+            return f"is damaged at byte {at}"
+        inner = {0x18538067: _IN_SEGMENT, _CLUSTER: _IN_CLUSTER}.get(name)
+        if inner is None:
+            file.seek(end)
+        else:
+            ends.append(end), allowed.append(inner)
+    return None
+
+
+# ---- AVI ----------------------------------------------------------------------------------------------------------------
+
+
+def _avi(file: BinaryIO, size: int) -> str | None:
+    """Chunks must fill the list of pictures and sound; what is in front and behind it is left alone."""
+    for start, end in _avi_media(file, size):
+        file.seek(start)
+        while (at := file.tell()) + 8 <= end:
+            name, length = _exactly(file, 4), int.from_bytes(_exactly(file, 4), "little")
+            if name == b"LIST":  # chunks that belong together
+                file.seek(4, io.SEEK_CUR)
+                continue
+            known = name[:2].isalnum() and name[2:] in (b"dc", b"db", b"wb", b"tx", b"pc")
+            if not (known or name in (b"JUNK", b"idx1") or name[:2] == b"ix") or at + 8 + length > end:
+                return f"is damaged at byte {at}"
+            file.seek(length + length % 2, io.SEEK_CUR)
+    return None
+
+
+def _avi_media(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of what lies in the lists of pictures and sound; large files have several."""
+    at = 0
+    while at + 12 <= size:
+        file.seek(at)
+        name, length, kind = _exactly(file, 4), int.from_bytes(_exactly(file, 4), "little"), _exactly(file, 4)
+        if name == b"RIFF" and kind in (b"AVI ", b"AVIX"):
+            at += 12
+        elif name == b"LIST" and kind == b"movi" and length:
+            yield at + 12, min(at + 8 + length, size)
+            at += 8 + length + length % 2
+        elif name == b"LIST" and kind == b"movi":
+            return  # a capture that was never closed
+        else:
+            at += 8 + length + length % 2
+
+
+# ---- Flash video --------------------------------------------------------------------------------------------------------
+
+
+def _flv(file: BinaryIO, size: int) -> str | None:
+    """Every tag is followed by its length."""
+    file.seek(int.from_bytes(_exactly(file, 9)[5:], "big") + 4)
+    while (at := file.tell()) < size:
+        head = _exactly(file, 11)
+        length = int.from_bytes(head[1:4], "big")
+        file.seek(length, io.SEEK_CUR)
+        if head[0] & 31 not in (8, 9, 18) or int.from_bytes(_exactly(file, 4), "big") != 11 + length:
+            return f"is damaged at byte {at}"
+    return None
+
+
+# ---- MPEG: audio, program stream, transport stream ----------------------------------------------------------------------
+
+
+def _mpeg_frame(head: bytes) -> tuple[int, bool] | None:
+    """Bytes of a frame and whether it is MPEG-1; `None` for anything else, also for frames without a stated bit rate."""
+    bits = int.from_bytes(head, "big")
+    version, layer = bits >> 19 & 3, 4 - (bits >> 17 & 3)
+    rate, place, padding = bits >> 12 & 15, bits >> 10 & 3, bits >> 9 & 1
+    if len(head) < 4 or bits >> 21 != 0x7FF or version == 1 or layer == 4 or rate in (0, 15) or place == 3:
+        return None
+    first = version == 3
+    hertz = (44100, 48000, 32000)[place] // {3: 1, 2: 2, 0: 4}[version]
+    bitrate = 1000 * _BITRATES[first, layer][rate]
+    if layer == 1:
+        return (12 * bitrate // hertz + padding) * 4, first
+    return (144 if first or layer == 2 else 72) * bitrate // hertz + padding, first
+
+
+def _mp3(file: BinaryIO, size: int) -> str | None:
+    """The bytes that the first frame announces are there, and so is all of the last frame."""
+    at = 0
+    while (tag := file.read(10))[:3] == b"ID3":
+        at += 10 + int("".join(f"{byte & 127:07b}" for byte in tag[6:10]), 2) + (10 if tag[5] & 16 else 0)
+        file.seek(at)
+    head, begin = tag[:4], at
+    if (frame := _mpeg_frame(head)) is None:
+        return None
+    mono = head[3] >> 6 == 3
+    place = 4 + ((17 if mono else 32) if frame[1] else (9 if mono else 17))  # behind the side information
+    file.seek(at + place)
+    announced = file.read(16)
+    if announced[:4] in (b"Xing", b"Info") and announced[7] & 2:
+        flags = announced[7]
+        total = int.from_bytes(announced[12:16] if flags & 1 else announced[8:12], "big")
+        if begin + total > size:
+            return f"is cut off: {begin + total - size} of the bytes that it announces are missing"
+    while frame is not None:
+        at += frame[0]
+        if at > size:
+            return f"is cut off: {at - size} bytes of its last frame are missing"
+        file.seek(at)
+        frame = _mpeg_frame(file.read(4))
+    return None  # tags, or something else that decoders may judge
+
+
+def _program(file: BinaryIO, size: int) -> str | None:
+    """Packs and packets follow each other; zeros may lie between them."""
+    while (at := file.tell()) < size:
+        code = file.read(4)
+        if code[:3] != b"\0\0\1":
+            if code.strip(b"\0\1"):
+                return f"is damaged at byte {at}"
+            file.seek(at + 1)  # zeros before a start code
+            continue
+        if code[3] == 0xB9:  # the end; another program may follow
+            continue
+        if code[3] == 0xBA:  # a pack: MPEG-2 states its stuffing
+            head = _exactly(file, 8)
+            file.seek((_exactly(file, 2)[1] & 7) if head[0] >> 6 == 1 else 0, io.SEEK_CUR)
+            continue
+        if code[3] < 0xBB:
+            return f"is damaged at byte {at}"
+        length = int.from_bytes(_exactly(file, 2), "big")
+        if not length:
+            return None  # of unstated length
+        if file.tell() + length > size:
+            return f"is cut off: {file.tell() + length - size} bytes of its last packet are missing"
+        file.seek(length, io.SEEK_CUR)
+    return None
+
+
+def _transport(file: BinaryIO, size: int) -> str | None:
+    """Packets of one length, each with its mark."""
+    head = file.read(4 + 204 * 4)
+    for length, first in ((188, 0), (192, 4), (204, 0)):
+        if all(head[first + number * length : first + number * length + 1] == b"G" for number in range(4)):
+            break
+    else:
+        return None  # too short, or it begins with something else
+    file.seek(0)
+    for at in range(0, size // length * length, 4096 * length):
+        marks = file.read(4096 * length)[first::length]
+        if marks.strip(b"G"):
+            return f"is damaged at byte {at + (len(marks) - len(marks.lstrip(b'G'))) * length}"
+    return f"is cut off: its last packet has {size % length} of {length} bytes" if size % length else None
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
+    "ogg": _ogg,
+    "matroska": _matroska,
+    "avi": _avi,
+    "flv": _flv,
+    "mp3": _mp3,
+    "mpeg": _program,
+    "mpegts": _transport,
+}
