@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
 
-from hf_mmintent.data.checks import DataError
+from hf_mmintent.data.checks import DataError, read_text
 from hf_mmintent.data.row_format import FORMAT
 
 SOUND = {".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac", ".opus"}
@@ -87,18 +89,43 @@ def _read_table(root: Path) -> dict[str, dict[str, Any]]:
     path = next((root / name for name in TABLES if (root / name).is_file()), None)
     if path is None:
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines: list[dict[str, Any]] = (
-            list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(line) for line in file if line.strip()]
-        )
-    kept = [name for name in ("text", "label") if lines and name in lines[0]]
+    lines = _csv_lines(path) if path.suffix == ".csv" else _json_lines(path)
+    kept = [name for name in ("text", "label") if lines and name in lines[0][1]]
     table: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
+    for where, line in lines:
         name = line.get("file_name")
-        if not name or name in table or any(line.get(column) is None for column in kept):
-            raise DataError(f"{path}, entry {number}: give `file_name` once per clip, and {kept} in every entry.")
+        if not isinstance(name, str) or not name or name in table or any(line.get(column) is None for column in kept):
+            raise DataError(f"{where}: give `file_name` once per clip, and {kept} in every entry.")
+        for column, kinds in (("text", str), ("label", (str, int, float))):
+            if column in kept and not isinstance(line[column], kinds):
+                what = "a text" if column == "text" else "a name or a number"
+                raise DataError(f"{where}: `{column}` of {name!r} is {line[column]!r:.60}, not {what}.")
         table[name] = {column: line[column] for column in kept}
     return table
+
+
+def _csv_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Where each entry is, and the entry."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        return [(f"{path} line {reader.line_num}", line) for line in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is not part of a table: {error}.") from error
+
+
+def _json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    lines = []
+    for number, text in enumerate(read_text(path).split("\n"), 1):
+        if text.strip():
+            where = f"{path} line {number}"
+            try:
+                entry = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where} is truncated or not JSON: {error}.") from error
+            if not isinstance(entry, dict):
+                raise DataError(f"{where} holds {entry!r:.60}, not an object with `file_name`.")
+            lines.append((where, entry))
+    return lines
 
 
 def _features(table: dict[str, dict[str, Any]]) -> Features:
@@ -113,6 +140,9 @@ def _features(table: dict[str, dict[str, Any]]) -> Features:
         except ValueError:
             columns["label"] = ClassLabel(names=sorted(set(map(str, labels))))
         else:
+            bad = next((name for name, value in zip(table, values) if not math.isfinite(value)), None)
+            if bad is not None:
+                raise DataError(f"the table's `label` of {bad!r} is {table[bad]['label']!r}, not a finite number.")
             columns["label"] = Value("float32")
             for row, value in zip(table.values(), values, strict=True):
                 row["label"] = value

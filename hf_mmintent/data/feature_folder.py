@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 
+from hf_mmintent.data.checks import DataError, read_json
 from hf_mmintent.data.row_format import FORMAT
 
 SETTINGS_FILE = "extraction.json"
@@ -51,10 +52,10 @@ def open_features(folder: str | Path, split: str | None = None) -> DatasetDict |
         split: one split; all of them when not given.
 
     Raises:
-        ValueError: the extraction is not finished, or has no such split.
+        ValueError: the extraction is not finished, has no such split, or a file of it is damaged.
     """
     folder = Path(folder)
-    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings = read_json(folder / SETTINGS_FILE)
     if not settings.get("finished"):
         raise ValueError(f"the extraction in {folder} is not finished: give the command that began it again.")
     wanted = list(settings["splits"]) if split is None else [split]
@@ -63,7 +64,16 @@ def open_features(folder: str | Path, split: str | None = None) -> DatasetDict |
     shards = shards_of(folder, settings["splits"], settings["shard_size"])
     opened = DatasetDict()
     for name in wanted:
-        parts = [Dataset.from_file(str(shard.table)) for shard in shards if shard.split == name]
+        parts = [_open(shard.table) for shard in shards if shard.split == name]
         rows = concatenate_datasets(parts, info=DatasetInfo(features=parts[0].features, **settings["info"]))
         opened[name] = rows.with_format(FORMAT)
     return opened if split is None else opened[split]
+
+
+def _open(path: Path) -> Dataset:
+    try:
+        return Dataset.from_file(str(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} is absent or damaged: {error}. Delete it and give the command that made it again."
+        ) from error

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 import numpy as np
 
 _DTYPE = re.compile(r"[<>=|]?(?:[biufc]\d{1,2}|[SU]\d{1,9}|O8?)")
+# What torch's own reader raises on a damaged file, beside its `UnpicklingError`: whatever its steps happen to raise.
+DAMAGED = (
+    RuntimeError, EOFError, ValueError, LookupError, OSError, AssertionError, TypeError, AttributeError, struct.error,
+    ArithmeticError, MemoryError,
+)  # fmt: skip
 _SCALARS = (str, int, float, bytes, complex, bool, type(None), np.generic)
 
 
@@ -178,7 +184,10 @@ def _torch_storage(data: Any) -> Any:
     import torch
 
     raw = bytes(_raw(data))
-    storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)  # written by torch.save
+    try:
+        storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)  # written by torch.save
+    except DAMAGED as error:
+        raise Invalid(f"a broken tensor: {type(error).__name__} {error}") from error
     need(isinstance(storage, torch.storage.TypedStorage), "a storage that is none")
     return storage
 

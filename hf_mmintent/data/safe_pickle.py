@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_mmintent.data.pickle_values import (
+    DAMAGED,
     GLOBALS,
     Global,
     Invalid,
@@ -111,8 +112,8 @@ def _load_torch(path: Path, zipped: bool) -> Any:
         found = re.search(r"(?:GLOBAL|Unsupported class|function) ([\w.]+)", str(error))
         name = found[1] if found else f"something torch refuses ({str(error)[:200]})"
         raise UnsafePickleError(_refusal(str(path), name)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise PickleFormatError(f"{path} is not a complete torch file: {error}") from error
+    except DAMAGED as error:
+        raise PickleFormatError(f"{path} is not a complete torch file: {type(error).__name__} {error}") from error
     return tensors_to_arrays(value)
 
 

@@ -104,8 +104,28 @@ def test_folders_that_contradict_their_table_are_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"differ in 2 files, 'a\.mp4'"):
         clip_rows(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": null}\n')
-    with pytest.raises(DataError, match="entry 1"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl line 1: give `file_name` once per clip"):
         clip_rows(tmp_path)
+    for content, message in (
+        (b'{"file_name": "a.mp4", "te', r"metadata\.jsonl line 1 is truncated or not JSON"),
+        (b'\n{"file_name": "\xff"}', r"metadata\.jsonl line 2 is not UTF-8"),
+        (b'["a.mp4"]', r"metadata\.jsonl line 1 holds \['a\.mp4'\], not an object"),
+        (b'{"file_name": "a.mp4", "text": 3}', r"line 1: `text` of 'a\.mp4' is 3, not a text"),
+        (b'{"file_name": "a.mp4", "label": [1]}', r"line 1: `label` of 'a\.mp4' is \[1\], not a name or a number"),
+        (b'{"file_name": "a.mp4", "label": NaN}', "`label` of 'a.mp4' is nan, not a finite number"),
+    ):
+        (tmp_path / "metadata.jsonl").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            clip_rows(tmp_path)
+    for content, message in (
+        (b'file_name,text\na.mp4,"he', r"metadata\.csv line \d is not part of a table"),
+        (b"file_name,text\na.mp4,caf\xe9\n", r"metadata\.csv line 2 is not UTF-8"),
+        (b"file_name,text\na.mp4\n", r"metadata\.csv line 2: give `file_name` once per clip, and \['text'\]"),
+    ):
+        (tmp_path / "metadata.csv").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            clip_rows(tmp_path)
+    (tmp_path / "metadata.csv").unlink()
     (tmp_path / "metadata.jsonl").unlink()
     write_media(tmp_path / "a.wav", seconds=0.3, video=None, audio="pcm_s16le")
     with pytest.raises(DataError, match="two clips named a"):
@@ -241,6 +261,13 @@ def test_what_cannot_be_extracted_is_refused(clips: Path, encoder: MediaEncoderM
         extract_features({"train": Dataset.from_dict({"id": ["a"]})}, encoder, tmp_path / "none")
     with pytest.raises(ValueError, match="`shard_size` is 0"):
         ExtractionOptions(shard_size=0)
+    shard = next((tmp_path / "out" / "data").glob("train-*"))
+    whole = shard.read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        shard.write_bytes(content)
+        with pytest.raises(DataError, match=r"train-00000-of-00001\.arrow is absent or damaged"):
+            load(tmp_path / "out")
+    shard.write_bytes(whole)
     state = tmp_path / "out" / "extraction.json"
     state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
     with pytest.raises(ValueError, match="is not finished"):

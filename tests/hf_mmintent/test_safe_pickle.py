@@ -409,6 +409,34 @@ def test_torch_save_of_code_is_refused(zipped, tmp_path):
     assert CALLS == []
 
 
+def torch_files() -> dict[str, bytes]:
+    value = {"a": torch.arange(6.0).view(2, 3), "b": [torch.ones(2, dtype=torch.bfloat16)]}
+    files = {"plain": pickle.dumps(value)}
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
+        files[f"zipped={zipped}"] = buffer.getvalue()
+    return files
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("name", torch_files())
+def test_damaged_torch_files_are_named(name, write):
+    """Torch's reader raises errors of many kinds; a user needs the name of the file."""
+    data, generator, refused = torch_files()[name], np.random.default_rng(0), 0
+    for _ in range(200):
+        bad = bytearray(data)
+        for place in generator.integers(len(bad), size=4):
+            bad[place] = generator.integers(256)
+        path = write(bytes(bad[: generator.integers(len(bad))] if generator.random() < 0.3 else bad))
+        try:
+            load_pickle(path)
+        except PickleFormatError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 100
+
+
 def test_tensors_in_a_plain_pickle(write):
     value = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(0)}
     read = load_pickle(write(pickle.dumps(value)))
