@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_mmintent.analysis.answers import answer, default_score
@@ -63,18 +64,73 @@ def test_unperturbed_answers_are_those_of_evaluation(subject: Subject, found: Ro
     assert len(found.subsets) == 7 and {len(given) for given in found.subsets} == {1, 2, 3}
 
 
-def test_what_carries_the_label_matters(subject: Subject, found: Robustness) -> None:
-    """The label of these rows shows in audio and video; the words are drawn without looking at it."""
-    assert found.clean[0]["accuracy"] > 0.5 and not found.notes
-    assert set(found.shuffled) == {"text", "audio", "video"} and len(found.shuffled["audio"]) == 2
-    assert min(np.mean(found.changed[name]) for name in ("audio", "video")) > np.mean(found.changed["text"])
+class OnlyHears(torch.nn.Module):
+    """Logits are the mean of the first three columns of the sound: what the other modalities hold changes nothing."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config, self.device, self.words = config, torch.device("cpu"), torch.nn.Embedding(4, 2)
+
+    def can_generate(self) -> bool:
+        return False
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.words
+
+    def forward(self, audio_features: Any = None, audio_attention_mask: Any = None, **rest: Any) -> Any:
+        if audio_features is None:
+            return type(
+                "Out", (), {"logits": torch.tensor([[0.0, 0.1, 0.0]]).expand(len(next(iter(rest.values()))), -1)}
+            )
+        summed = (audio_features[..., :3] * audio_attention_mask[..., None]).sum(1)
+        return type("Out", (), {"logits": summed / audio_attention_mask.sum(1, keepdim=True)})
+
+
+def test_what_the_model_uses_matters_and_nothing_else(tiny_tokenizer: Any) -> None:
+    tester = ConcatFusionTester()
+    features = Features(
+        {
+            **dict.fromkeys(("id", "text"), Value("string")),
+            "label": ClassLabel(names=list(LABELS.values())),
+            "audio_features": Array2D((None, 6), "float32"),
+            "video_features": Array2D((None, 8), "float32"),
+        }
+    )
+    sounds = []
+    for index in range(12):
+        sounds.append(np.zeros((20, 6), "f4"))
+        sounds[-1][:, index % 3] = 5.0
+    columns = {
+        "id": [str(index) for index in range(12)],
+        "text": ["thank you so much"] * 12,
+        "label": [index % 3 for index in range(12)],
+        "audio_features": sounds,
+        "video_features": list(np.random.default_rng(0).normal(size=(12, 4, 8)).astype("f4")),
+    }
+    rows = Dataset.from_dict(columns, features=features).with_format(FORMAT)
+    subject = Subject("ears", OnlyHears(tester.config()), tester.processor(tiny_tokenizer), rows)
+    found = measure(subject, strengths=(0.0, 20.0), shares=(0.0, 0.9), rates=(0.0, 1.0), repeats=2)
+    assert found.clean[0]["accuracy"] == 1.0 and found.guess == {"accuracy": pytest.approx(1 / 3)} and not found.notes
+    # every donor has another label, and the model says that one
+    assert found.changed == {"text": [0.0, 0.0], "audio": [1.0, 1.0], "video": [0.0, 0.0]}
+    assert [scores["accuracy"] for scores in found.shuffled["audio"]] == [0.0, 0.0]
+    for (kind, modality), curve in found.curves.items():
+        if modality in ("text", "video") or (kind, modality) == ("frames", "audio"):  # equal steps: one says it all
+            assert curve.means("accuracy") == [1.0, 1.0] and curve.area("accuracy") == 1.0, (kind, modality)
     noisy = found.curves["noise", "audio"]
-    assert [len(draws) for draws in noisy.draws] == [1, 2] and noisy.means("accuracy")[1] < noisy.means("accuracy")[0]
-    assert noisy.area("accuracy") == pytest.approx(np.mean(noisy.means("accuracy")))
-    assert {kind for kind, _ in found.curves} == {"noise", "frames", "cut", "word errors", "missing"}
+    assert [len(draws) for draws in noisy.draws] == [1, 2] and noisy.means("accuracy")[1] < 1.0
+    assert noisy.area("accuracy") == pytest.approx((1.0 + noisy.means("accuracy")[1]) / 2)
+    expected = {given: 1.0 if "audio" in given else pytest.approx(1 / 3) for given in found.subsets}
+    assert {given: scores[0]["accuracy"] for given, scores in found.subsets.items()} == expected
     missing = found.curves["missing", "any"]
     assert missing.x == [0.0, 1.0, 2.0] and [len(draws) for draws in missing.draws] == [1, 3, 3]
-    assert measure(subject, **QUICK).shuffled == found.shuffled  # seeded
+    assert missing.means("accuracy") == pytest.approx([1.0, (1 + 1 + 1 / 3) / 3, (1 / 3 + 1 / 3 + 1) / 3])
+
+
+def test_draws_are_seeded(subject: Subject, found: Robustness) -> None:
+    again, other = measure(subject, **QUICK), measure(subject, **QUICK, seed=7)
+    assert again.shuffled == found.shuffled and again.curves == found.curves
+    assert other.curves["noise", "audio"].draws[0] == found.curves["noise", "audio"].draws[0]
 
 
 def test_tables_hold_areas_and_shares(found: Robustness) -> None:
