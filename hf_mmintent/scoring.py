@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Dataset
 
 from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_checkpoint
@@ -16,6 +17,7 @@ from hf_mmintent.hub.run_summary import describe_hardware
 from hf_mmintent.metrics import BertScorer, RunResult, explanation_settings, label_order_hash
 from hf_mmintent.modeling.out_of_scope import OutOfScope
 from hf_mmintent.training.runs import SUMMARY_FILE
+from hf_mmintent.training.tasks import label_counts
 
 HEADLINE = {
     "regression": ("mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_non0"),
@@ -67,6 +69,13 @@ def run_facts(checkpoint: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def rare_class_counts(splits: Mapping[str, Dataset], train_split: str, known: Sequence[str]) -> dict[str, int] | None:
+    """Training rows of every class, for `f1_rare`; `None` without such a split, or where it has other classes."""
+    rows = splits.get(train_split)
+    feature = None if rows is None else rows.features.get("label")
+    return label_counts(rows) if isinstance(feature, ClassLabel) and set(feature.names) <= set(known) else None
+
+
 def score_checkpoints(
     checkpoint: str | Path,
     split: str = "test",
@@ -114,9 +123,17 @@ def score_checkpoints(
             "columns": stored.get("columns", "auto"),
             **stored.get("options", {}),
         }
-        rows = load(name, **options)[split]
+        splits = load(name, **options)
+        if split not in splits:
+            raise ValueError(f"{name} has the splits {sorted(splits)}: `split` is {split!r}.")
+        rows = splits[split]
         model, processor = open_checkpoint(path if path.exists() else str(checkpoint))
         writes = model.can_generate()
+        counts = (
+            None
+            if writes
+            else rare_class_counts(splits, stored.get("train_split", "train"), processor.label_names or ())
+        )
         problem, count = "explanation" if writes else model.config.problem_type, len(rows)
         always = tuple(settings.get("drop_modalities", ()))
         conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
@@ -129,7 +146,7 @@ def score_checkpoints(
             if writes:
                 found = evaluate_answers(model, processor, rows, hidden, batch_size, max_new_tokens, scorer)
             else:
-                found = evaluate(model, processor, rows, hidden, batch_size, facts.get("seed", 0))
+                found = evaluate(model, processor, rows, hidden, batch_size, facts.get("seed", 0), counts)
             if OutOfScope.of(model.config) is not None:
                 problem = "out_of_scope"
             label = "all" if not dropped else "without " + " and ".join(dropped)
@@ -191,7 +208,8 @@ def _table(table: dict[str, list[dict[str, float]]], keys: Sequence[str], seeds:
         for key in keys:
             values = [score[key] for score in scores]
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{spread}")
+            # An undefined score, such as the correlation of a constant, is no number: it must not look like one.
+            cells.append(f"{np.mean(values):.3f}{spread}" if np.isfinite(values).all() else "n/a")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -202,5 +220,6 @@ def wording_table(seeds: Sequence[dict[str, float]]) -> str:
     lines = ["| reason | " + " | ".join(WORDING) + " |", "|" + "---|" * (len(WORDING) + 1)]
     for field, kind in [(field, kind) for field in fields for kind in ("stripped", "raw")]:
         values = [np.mean([scores[f"{field}_{key}_{kind}"] for scores in seeds]) for key in WORDING]
-        lines.append(f"| {field}, {kind} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+        cells = [f"{value:.3f}" if np.isfinite(value) else "n/a" for value in values]
+        lines.append(f"| {field}, {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -35,6 +35,7 @@ class MvclDafConfig(MultimodalConfig):
         "view_presence",
         "hidden_states",
         "attentions",
+        "diagnostics",
     ]
 
     modalities: tuple[str, ...] | list[str] = ("text", "video", "audio")  # text defines the aligned length [choice]
@@ -167,6 +168,16 @@ class MvclDafConfig(MultimodalConfig):
                 f"`max_text_length` is {self.max_text_length} but {self.label_slots} label slots, [CLS], [SEP] and one "
                 f"word need {self.label_slots + 3}: raise it."
             )
+
+    def validate_token_ids(self) -> None:
+        size = getattr(self.text_config, "vocab_size", None)
+        for name in ("cls", "sep", "mask", "pad"):
+            value = getattr(self, f"{name}_token_id")
+            if value is not None and size is not None and not 0 <= value < size:
+                raise ValueError(
+                    f"`{name}_token_id` is {value} but `text_config.vocab_size` is {size}: give the id that the backbone's "
+                    f"tokenizer has, `**MvclDafConfig.text_token_fields(tokenizer)` reads all of them."
+                )
 
     def validate_widths(self) -> None:
         if "video" in self.modalities and self.visual_size % self.visual_heads:

@@ -154,6 +154,26 @@ def class_means(rows: Tensor, classes: Tensor, valid: Tensor, num_classes: int) 
     return sums / counts.clamp(min=1.0)[:, None], counts
 
 
+def samples_per_class(classes: Tensor, valid: Tensor, num_classes: int, gather: bool = False) -> Tensor:
+    """
+    Mean number of samples of the classes that are there: how much a prototype of this batch averages.
+
+    Args:
+        classes: (B,) long; entries of invalid rows are not read.
+        valid: (B,) bool.
+        num_classes: C.
+        gather: of all processes.
+
+    Returns:
+        () float32; 0 when no row counts.
+    """
+    counts = torch.zeros(num_classes, device=classes.device)
+    counts = counts.index_add(0, classes.masked_fill(~valid, 0), valid.float())
+    if gather and world_size() > 1:
+        dist.all_reduce(counts)
+    return counts.sum() / (counts > 0).sum().clamp(min=1)
+
+
 def prototype_loss(
     rows: Tensor,
     classes: Tensor,

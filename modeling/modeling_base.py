@@ -154,7 +154,9 @@ class MMIntentPreTrainedModel(PreTrainedModel):
         Build a model from pretrained parts; `save_pretrained` then holds everything.
 
         Args:
-            text (`str` or `PreTrainedModel`, *optional*): name, path or model of the text backbone.
+            text (`str` or `PreTrainedModel`, *optional*):
+                Name, path or model of the text backbone. A model does not know its tokenizer: give special-token ids of the
+                config as `config_fields` with it, unless they are BERT's.
             audio, video (`int`, config or model, *optional*):
                 Width of the features that are extracted beforehand; of a config or model only `hidden_size` is read.
             encoder ([`MediaEncoderConfig`] or [`MediaEncoderModel`], *optional*):

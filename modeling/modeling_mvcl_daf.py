@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .attention_fusion import DynamicAttentionFusion
 from .configuration_mvcl_daf import MvclDafConfig
 from .layers import Dropout, clear_padding, masked_mean
-from .losses import info_nce, mean_over_present, prototype_loss, task_loss, world_size
+from .losses import info_nce, mean_over_present, prototype_loss, samples_per_class, task_loss, world_size
 from .modality_inputs import (
     ModalityInput,
     as_bool_mask,
@@ -67,13 +67,20 @@ class MvclDafModelOutput(ModelOutput):
 
 @dataclass
 class MvclDafOutput(MultimodalOutput):
-    """[`MultimodalOutput`] with the fields of [`MvclDafModelOutput`]."""
+    """
+    [`MultimodalOutput`] with the fields of [`MvclDafModelOutput`], and:
+
+    Args:
+        diagnostics (`dict[str, torch.FloatTensor]`, *optional*):
+            `samples_per_class`, how many samples a prototype of this batch averages, shape `()`; where prototypes are made.
+    """
 
     token_modality_weights: torch.FloatTensor | None = None
     view_embeddings: dict[str, torch.FloatTensor] | None = None
     view_presence: dict[str, torch.BoolTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    diagnostics: dict[str, torch.FloatTensor] | None = None
 
 
 def slot_positions(slots: Tensor, mask: Tensor) -> Tensor:
@@ -439,7 +446,7 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(self.dropout(out.embeddings))  # Eq. (10)
-        loss, terms = None, None
+        loss, terms, diagnostics = None, None, None
         if labels is not None:
             config = self.config
             terms = {"cls": task_loss(logits, labels, config.problem_type, config.regression_loss, class_weight)}
@@ -450,7 +457,8 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
                 loss = loss + config.contrastive_loss_weight * total
             prototype = self.prototype_term(out, labels) if prototypes else None
             if prototype is not None:
-                terms["prototype"] = prototype
+                count = samples_per_class(*self._prototype_classes(labels), config.gather_across_processes)
+                terms["prototype"], diagnostics = prototype, {"samples_per_class": count}
                 loss = loss + config.prototype_loss_weight * prototype  # Eq. (11)
             terms = {name: term.detach() for name, term in terms.items()}
         return MvclDafOutput(
@@ -464,6 +472,7 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             view_presence=out.view_presence if output_views else None,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
+            diagnostics=diagnostics,
         )
 
     def _wanted_terms(self, labels: Tensor | None, labelled_input_ids: Tensor | None) -> tuple[bool, bool, bool]:
@@ -488,6 +497,13 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
             bins = torch.tensor(self.config.regression_bins, device=labels.device, dtype=labels.dtype)
             return torch.bucketize(labels, bins), torch.ones_like(labels, dtype=torch.bool), len(bins) + 1
         return labels.clamp(min=0), labels != -100, self.config.num_labels
+
+    def _prototype_classes(self, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+        """As [`_classes`]; samples of `prototype_ignore_labels` do not count."""
+        classes, counts, num_classes = self._classes(labels)
+        for ignored in self.config.prototype_ignore_labels:
+            counts = counts & (classes != ignored)
+        return classes, counts, num_classes
 
     def contrastive_terms(self, out: MvclDafModelOutput, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Eq. (4)–(8): the label-filled text as anchor against every view; and their sum, Eq. (9), or mean."""
@@ -527,9 +543,7 @@ class MvclDafForSequenceClassification(MvclDafPreTrainedModel):
     def prototype_term(self, out: MvclDafModelOutput, labels: Tensor) -> Tensor | None:
         """Eq. (1)–(2): every view of every sample against the class prototypes of the batch; `None` without any view."""
         config = self.config
-        classes, counts, num_classes = self._classes(labels)
-        for ignored in config.prototype_ignore_labels:
-            counts = counts & (classes != ignored)
+        classes, counts, num_classes = self._prototype_classes(labels)
         names = self._names_of(config.prototype_views, out)
         if not names:
             return None

@@ -109,6 +109,8 @@ class IntentRecognitionPipeline(Pipeline):
         if parameters.get("modalities") is not None:
             self._check_modalities(parameters["modalities"])
         top_k = parameters.pop("top_k", None)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` is {top_k}: how many labels to name, at least 1, or None for all.")
         return parameters, {}, {} if top_k is None else {"top_k": top_k}
 
     def _check_modalities(self, names: Sequence[str]) -> None:

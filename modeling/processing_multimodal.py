@@ -33,6 +33,9 @@ class MultimodalProcessor(ProcessorMixin):
         non_finite: what to do with NaN and ±inf in features: "raise", or "zero" as the datasets' own loaders do
             (COVAREP holds −inf). Replacements are counted and logged.
         feature_stats: `{"audio": {"mean": [...], "std": [...]}}`; features are standardised with them when given.
+
+    Raises:
+        ValueError: text without a tokenizer, a maximal length of something else or below 1, or a label name twice.
     """
 
     has_labelled_view: ClassVar[bool] = False
@@ -63,6 +66,15 @@ class MultimodalProcessor(ProcessorMixin):
             tokenizer.padding_side = "right"
         if non_finite not in ("raise", "zero"):
             raise ValueError(f"`non_finite` is {non_finite!r}: choose 'raise' or 'zero'.")
+        known = {"audio", "video", *modalities, *(feature_sizes or {})}
+        for name, steps in (max_lengths or {}).items():
+            if name not in known or (steps is not None and steps < 1):
+                raise ValueError(
+                    f"`max_lengths` says {name!r}: {steps}: expected steps, at least 1, of {sorted(known)}."
+                )
+        twice = sorted({name for name in label_names or () if list(label_names or ()).count(name) > 1})
+        if twice:
+            raise ValueError(f"`label_names` holds {twice} more than once: every class has a name of its own.")
         self.modalities = list(modalities)
         self.feature_sizes = dict(feature_sizes or {})
         self.max_text_length = max_text_length

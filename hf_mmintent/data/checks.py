@@ -209,7 +209,7 @@ def check_ids(tables: Mapping[str, Iterable[Row]]) -> None:
             if key in seen:
                 where = f"twice in {split}" if seen[key] == split else f"in {seen[key]} and in {split}"
                 raise DataError(
-                    f"{source(row)}the id {key!r} occurs {where}: ids are unique over all splits in the official files."
+                    f"{source(row)}the id {key!r} occurs {where}: an id names one row of all splits, remove the copy."
                 )
             seen[key] = split
 

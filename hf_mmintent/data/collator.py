@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,14 @@ class MultimodalCollator:
         inputs.update({name: [row[name] for row in rows] for name in wanted if name in rows[0]})
         if (self.training or self.labelled_view) and self.processor.has_labelled_view:
             inputs["return_labelled_view"] = True
-        return dict(self.processor(labels=self._labels(rows), **inputs))
+        labels = self._labels(rows)
+        try:
+            return dict(self.processor(labels=labels, **inputs))
+        except ValueError as error:  # counts from the start of the batch, which after shuffling says nothing
+            found = re.search(r"\bsample (\d+)\b", str(error))
+            if found is not None and "id" in rows[0] and int(found[1]) < len(rows):
+                error.add_note(f"Sample {found[1]} of this batch is the row with the id {rows[int(found[1])]['id']!r}.")
+            raise
 
     # ---- columns ------------------------------------------------------------------------------------------------
 

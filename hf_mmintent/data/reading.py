@@ -2,12 +2,13 @@
 
 `datasets` gathers a batch by cutting one table per row and joining them; with array columns Arrow compares their types, in
 Python, for every row and column, which takes longer than copying a row of features. Here the offsets of every chunk are
-looked up once, and a row is a view into the file.
+looked up once, and a row is a view into the file. Pages that were read are let go of from time to time, so that an epoch does
+not leave the whole dataset resident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,11 @@ from datasets import Dataset
 from datasets.features.features import Array2DExtensionType
 
 from hf_mmintent.data.row_format import FORMAT, chunk_arrays
+from hf_mmintent.memory import release_mapped_files
+
+_RELEASE_AFTER = (
+    128 << 20
+)  # bytes of features handed out between two calls that let go of the pages they were read from
 
 
 class RowReader:
@@ -33,6 +39,8 @@ class RowReader:
         self.columns = {name: _Column(table[name]) for name in table.column_names if name in names}
         indices = dataset._indices
         self.order = None if indices is None else indices.column(0).to_numpy().astype(np.int64)  # from uint64
+        self._files = [file["filename"] for file in dataset.cache_files]
+        self._given = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -40,14 +48,21 @@ class RowReader:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Rows at these positions, in this order."""
+        if self._given > _RELEASE_AFTER:  # before the next rows: those of the last call were used since
+            release_mapped_files(self._files)
+            self._given = 0
         wanted = np.asarray(indices, np.int64)
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {list(indices)} are asked of a dataset of {len(self)}.")
         places = wanted if self.order is None else self.order[wanted]
         values = {name: column.take(places) for name, column in self.columns.items()}
+        self._given += sum(item.nbytes for column in values.values() for item in column if isinstance(item, np.ndarray))
         return [dict(zip(values, row)) for row in zip(*values.values())]
 
     def __getstate__(self) -> Dataset:  # a worker that is not forked opens the files itself

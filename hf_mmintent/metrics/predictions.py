@@ -61,8 +61,8 @@ class Predictions:
             seen: set[str] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise ValueError(
-                f"{len(self.ids)} rows hold {len(set(self.ids))} ids, {twice!r} more than once: gather with "
-                f"`accelerator.gather_for_metrics`, which drops the padding of the last batch."
+                f"{len(self.ids)} rows hold {len(set(self.ids))} ids, {twice!r} more than once: remove it from the data, or, "
+                f"with several processes, gather with `accelerator.gather_for_metrics`, which drops padding."
             )
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -104,6 +105,15 @@ class RunConfig:
     early_stopping_patience: int | None = None
     seeds: Sequence[int] = (0,)
 
+    def __post_init__(self) -> None:
+        seeds = self.seeds
+        if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
+            raise ValueError(f"`seeds` is {seeds!r}: expected a list of whole numbers, one run each.")
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(
+                f"`seeds` is {list(seeds)}: a seed that is there twice gives the same run, not a second one."
+            )
+
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
         """
@@ -137,6 +147,7 @@ class RunConfig:
         _check_names("run", values, cls)
         data = values.get("data") or {}
         _check_names("data", data, DataSettings)
+        _check_names("training", values.get("training") or {}, TrainingArguments)
         return cls(**{**values, "data": DataSettings(**data)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,7 +170,8 @@ def _check_names(group: str, values: Mapping[str, Any], kind: type) -> None:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise ValueError(f"unknown {group} setting `{name}`.{hint} Known: {known}.")
+            rest = f"Known: {known}." if len(known) < 30 else f"Known are the fields of {kind.__name__}."
+            raise ValueError(f"unknown {group} setting `{name}`.{hint} {rest}")
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:

@@ -27,11 +27,13 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
 from hf_mmintent.backbones import resolve_backbone
+from hf_mmintent.data.checks import check_ids
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.extraction import check_encoder
 from hf_mmintent.data.feature_folder import is_extraction
 from hf_mmintent.data.loading import load
 from hf_mmintent.data.media_features import add_media_features, has_raw_media
+from hf_mmintent.data.reading import direct
 from hf_mmintent.encoders import build_encoder
 from hf_mmintent.hub.from_run import summary_from_run
 from hf_mmintent.hub.model_card import build_model_card
@@ -200,6 +202,7 @@ def read_splits(run: RunConfig) -> DatasetDict:
     if missing:
         raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
     splits = DatasetDict({name: loaded[name] for name in wanted})
+    check_ids({name: ({"id": key} for key in rows["id"]) for name, rows in splits.items() if "id" in rows.column_names})
     if data.development_share is not None:
         rows = splits[wanted[0]]
         classes = "label" if isinstance(rows.features["label"], ClassLabel) else None
@@ -233,7 +236,7 @@ def build(run: RunConfig, train: Dataset) -> tuple[PreTrainedModel, ProcessorMix
     model = architecture.from_backbones(**backbones, **widths, encoder=encoder, **fields)
     processor = processor_class(run.model_type).from_backbones(model.config, backbones, **run.processor)
     if run.standardize:
-        processor.fit_feature_stats(train.select_columns([f"{name}_features" for name in widths]))
+        processor.fit_feature_stats(direct(train.select_columns([f"{name}_features" for name in widths])))
     if run.encoder is not None:  # clips that the finished model encodes itself must meet the same treatment
         model.config.media_feature_stats = processor.feature_stats or None
         model.config.media_max_lengths = processor.max_lengths or None

@@ -66,12 +66,13 @@ def task_of(
             labelled_evaluation=not writes,
         )
     regression = model.config.problem_type == "regression"
-    counts = None if regression else _label_counts(train)
+    counts = None if regression else label_counts(train)
     compute = build_compute_metrics(model.config.problem_type, processor.label_names, counts)
     return Task(MultimodalTrainer, compute, "mae" if regression else "f1_weighted", not regression, "label")
 
 
-def _label_counts(rows: Dataset) -> dict[str, int]:
+def label_counts(rows: Dataset) -> dict[str, int]:
+    """Rows of every class by name."""
     names = rows.features["label"].names
     found = Counter(rows["label"])
     return {name: found[index] for index, name in enumerate(names)}

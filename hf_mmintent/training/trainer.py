@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ TRAINING_STATE_FILE = "training_state.safetensors"
 
 class MultimodalTrainer(Trainer):
     """
-    A [`transformers.Trainer`] that logs every loss term, modality weight and diagnostic figure, takes a collator of its own
-    for evaluation, has learning rates by parameter name, and refuses test rows.
+    A [`transformers.Trainer`] that logs every loss term, modality weight and diagnostic figure (means at every log, and each
+    step for itself in the history that checkpoints store), takes a collator of its own for evaluation, has learning rates by
+    parameter name, and refuses test rows.
 
     Args:
         eval_collator: collator of evaluation batches (no labelled view, no modality dropout); `data_collator` when absent.
@@ -70,7 +71,7 @@ class MultimodalTrainer(Trainer):
         self.card_summary = card_summary
         self.learning_rates = dict(learning_rates or {})
         self.evaluation_drops, self.metric = tuple(evaluation_drops), metric
-        self._diagnostics: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._figures: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)  # by step, of each of its batches
         self.add_callback(ZeroDiagnosticWarning())
         self.add_callback(RouterWarmup())
         alone = self.args.world_size == 1 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
@@ -161,29 +162,36 @@ class MultimodalTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _collect(self, outputs: Any) -> None:
-        for name, term in (outputs.get("loss_terms") or {}).items():
-            self._diagnostics[f"loss_{name}"].append(term.detach())
+        found = {f"loss_{name}": term.detach() for name, term in (outputs.get("loss_terms") or {}).items()}
         weights = outputs.get("modality_weights")
         if weights is not None and weights.numel():
             names = self.accelerator.unwrap_model(self.model).config.modality_weight_names
-            for name, value in zip(names, weights.detach().float().mean(0), strict=True):
-                self._diagnostics[f"weight_{name}"].append(value)
-        for name, value in (outputs.get("diagnostics") or {}).items():
-            self._diagnostics[name].append(value.detach().float())
+            means = weights.detach().float().mean(0)
+            found |= {f"weight_{name}": value for name, value in zip(names, means, strict=True)}
+        found |= {name: value.detach().float() for name, value in (outputs.get("diagnostics") or {}).items()}
+        self._figures[self.state.global_step + 1].append(found)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs.update(self._mean_diagnostics())
+            steps = self._figures_of_steps()
+            # The saved history holds every step, whatever the interval at which means are shown.
+            self.state.log_history += [{"step": step, **figures} for step, figures in steps.items()]
+            logs.update(_means(steps.values()))
         super().log(logs, *args, **kwargs)
 
-    def _mean_diagnostics(self) -> dict[str, float]:
-        """Mean since the last log, over all processes; a process may lack a figure, when its batches lack a modality."""
-        own = {name: torch.stack(values).mean().item() for name, values in self._diagnostics.items()}
-        self._diagnostics.clear()
+    def _figures_of_steps(self) -> dict[int, dict[str, float]]:
+        """
+        By step since the last log the mean of its batches in all processes.
+
+        A batch may lack a figure, when it lacks a modality.
+        """
+        own = {
+            step: [dict(zip(found, torch.stack(list(found.values())).tolist())) if found else {} for found in batches]
+            for step, batches in self._figures.items()
+        }
+        self._figures.clear()
         every = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
-        names = sorted({name for found in every for name in found})
-        means = {name: [found[name] for found in every if name in found] for name in names}
-        return {name: round(sum(values) / len(values), 6) for name, values in means.items()}
+        return {step: _means(found for process in every for found in process.get(step, [])) for step in sorted(own)}
 
     # What a model keeps beside its weights lies beside the optimizer's state, which is written before the trainer's own: a
     # checkpoint that is complete has it.
@@ -241,6 +249,15 @@ class MultimodalTrainer(Trainer):
         return [
             {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
         ]
+
+
+def _means(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of every figure over those that have it."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for some in figures:
+        for name, value in some.items():
+            found[name].append(value)
+    return {name: round(sum(values) / len(values), 6) for name, values in sorted(found.items())}
 
 
 def refuse_test_split(name: str, dataset: Any) -> None:

@@ -141,6 +141,15 @@ def test_wrong_rows(rows, message):
         MultimodalCollator(Recorder())(rows)
 
 
+@pytest.mark.parametrize(
+    "broken", [{"text": " "}, {"audio_features": np.full((2, 5), np.nan)}, {"video_features": np.zeros((2, 9))}]
+)
+def test_an_error_of_the_processor_names_the_row(processor, broken):
+    with pytest.raises(ValueError, match="sample 1") as caught:
+        MultimodalCollator(processor)([row(7), row(3, **broken)])
+    assert caught.value.__notes__ == [f"Sample 1 of this batch is the row with the id {row(3)['id']!r}."]
+
+
 def test_known_names_ignored_columns_and_class_names():
     collate = MultimodalCollator(Recorder(), ignore_columns=("genre",))
     assert collate([row(0, label="Praise", genre="x", speaker="a", flow_features=None)])["labels"] == ["Praise"]

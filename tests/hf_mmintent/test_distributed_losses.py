@@ -92,6 +92,7 @@ def in_each_process(folder: Path) -> None:
             "names": ["loss", *sorted(out.loss_terms)],
             "values": accelerator.reduce(values, "mean"),
             "gradients": {name: p.grad for name, p in accelerator.unwrap_model(model).named_parameters()},
+            "samples_per_class": out.diagnostics["samples_per_class"],
             "processes": accelerator.reduce(torch.ones(1), "sum"),
         }
         torch.save(found, folder / f"{index}_{accelerator.process_index}.pt")
@@ -120,6 +121,7 @@ def test_two_processes_equal_one(case: str, stored: Path) -> None:
         values = dict(zip(found["names"], found["values"].tolist(), strict=True))
         values["cls"] = expected["cls"]  # a mean of means over ragged parts
         assert values == pytest.approx(expected, abs=1e-5)
+        assert found["samples_per_class"] == out.diagnostics["samples_per_class"]
         for name, parameter in model.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             own = found["gradients"][name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import runpy
 import sys
@@ -18,6 +19,7 @@ from hf_mmintent.benchmark.shapes import Shape
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.reading import RowReader, direct
 from hf_mmintent.data.row_format import FORMAT
+from hf_mmintent.memory import release_mapped_files
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 
 SHAPE = Shape(8, 12, {"audio": (30, 5), "video": (20, 8)})
@@ -129,6 +131,47 @@ def test_batches_of_a_loader(rows: Dataset, tiny_tokenizer: Any, workers: int) -
 def test_a_reader_survives_pickling(rows: Dataset) -> None:
     again = pickle.loads(pickle.dumps(direct(rows)))
     assert_same(again.__getitems__([5, 50]), direct(rows).__getitems__([5, 50]))
+
+
+def test_letting_go_of_pages_changes_no_row(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for rows that were handed out before; rows that lie in memory and not in a file are left alone."""
+    monkeypatch.setattr("hf_mmintent.data.reading._RELEASE_AFTER", 0)
+    released: list[int] = []
+    monkeypatch.setattr(
+        "hf_mmintent.data.reading.release_mapped_files", lambda paths: released.append(release_mapped_files(paths))
+    )
+    kept_in_memory = Dataset.from_dict({name: rows[name] for name in rows.column_names}, FEATURES).with_format(FORMAT)
+    expected = [rows[index] for index in range(len(rows))]
+    for source, on_linux in ((rows, True), (kept_in_memory, False)):
+        reader = direct(source)
+        first = reader.__getitems__(range(10))
+        assert_same([*first, *reader.__getitems__(range(10, len(rows)))], expected)
+        assert_same(list(reader), expected)
+        assert first[0]["audio_features"].sum() == expected[0]["audio_features"].sum()
+        if sys.platform.startswith("linux"):
+            assert (max(released) > 0) == on_linux
+        released.clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory map of the process")
+def test_pages_of_a_mapped_file_are_let_go_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "with a space"
+    path.write_bytes(bytes(range(256)) * 2**16)  # 16 MiB
+    with path.open("r+b") as file:
+        read = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    private[5] = 99
+    assert sum(read[:: mmap.PAGESIZE]) == 0
+    before = resident()
+    assert release_mapped_files([path]) == len(read)
+    assert before - resident() > 12
+    assert read[255] == 255 and private[5] == 99  # what is written to a private map lies nowhere else
+    assert release_mapped_files([tmp_path / "absent"]) == release_mapped_files([]) == 0
+
+
+def resident() -> float:
+    """MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

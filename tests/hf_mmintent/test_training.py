@@ -53,6 +53,7 @@ def test_a_run_learns_selects_on_validation_and_reloads(run: RunConfig, tmp_path
     terms = {"loss_cls", "loss_prototype", "loss_contrastive_text", "loss_contrastive_audio", "loss_contrastive_fused"}
     assert len(logs) == 36 and all(terms <= entry.keys() for entry in logs)  # every step
     assert all({"weight_video", "weight_audio", "weight_coarse"} <= entry.keys() for entry in logs)
+    assert all(8 / 3 <= entry["samples_per_class"] <= 8 for entry in logs)  # batches of 8, at most three classes
     best = max(entry["eval_f1_weighted"] for entry in log_history(tmp_path / "run") if "eval_f1_weighted" in entry)
     assert trained.validation["f1_weighted"] == pytest.approx(best)
 
@@ -71,6 +72,23 @@ def test_the_epoch_can_be_selected_with_modalities_dropped(run: RunConfig, tmp_p
         assert found.scores["f1_weighted"] == pytest.approx(scores[f"f1_weighted_without_{dropped}"])
     means = [entry["eval_f1_weighted_with_drops"] for entry in log_history(tmp_path / "a") if "eval_loss" in entry]
     assert len(means) == 3 and scores["f1_weighted_with_drops"] == pytest.approx(max(means))
+
+
+def test_every_step_is_in_the_history(run: RunConfig, tmp_path: Path) -> None:
+    """Shown are means over some steps; of accumulated batches a step has the mean."""
+    run.training.update(
+        num_train_epochs=2, logging_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    train_run(run, 0, tmp_path / "run")
+    history = log_history(tmp_path / "run")
+    steps = [entry for entry in history if "loss_cls" in entry and "loss" not in entry]
+    shown = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6] and [entry["step"] for entry in shown] == [3, 6]
+    for window, entry in enumerate(shown):
+        part = steps[3 * window : 3 * window + 3]
+        for name in ("loss_cls", "loss_prototype", "loss_contrastive_text", "weight_audio", "samples_per_class"):
+            assert entry[name] == pytest.approx(sum(step[name] for step in part) / 3, abs=2e-6)
+    assert len({entry["loss_cls"] for entry in steps}) == 6
 
 
 def test_the_same_seed_gives_the_same_weights(run: RunConfig, tmp_path: Path) -> None:
@@ -234,10 +252,18 @@ def test_unknown_settings_name_the_closest() -> None:
         RunConfig.from_dict({"modeltype": "mvcl_daf"})
     with pytest.raises(ValueError, match=r"unknown data setting `datadir`.*`data_dir`"):
         RunConfig.from_dict({"data": {"datadir": "x"}})
+    with pytest.raises(ValueError, match=r"unknown training setting `learning_rte`. Did you mean `learning_rate`"):
+        RunConfig.from_dict({"training": {"learning_rte": 1e-4}})
     with pytest.raises(ValueError, match="no architecture 'mvcl'"):
         from hf_mmintent.registration import model_class
 
         model_class("mvcl")
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 0], 3, [], ["a"], [0.5], [True]])
+def test_seeds_are_different_whole_numbers(seeds: Any) -> None:
+    with pytest.raises(ValueError, match="`seeds` is "):
+        RunConfig.from_dict({"seeds": seeds})
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
@@ -249,6 +275,14 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert run.training == {"learning_rate": 2e-4}
     assert run.config == {"temperature": 0.5} and list(run.seeds) == [1, 2]
     assert run.data.data_dir == "/x" and run.data.name == "mintrec" and run.standardize is True
+
+
+def test_an_id_in_two_splits_stops_the_run(run: RunConfig, tmp_path: Path) -> None:
+    folder = Path(run.data.name)
+    rows = Dataset.from_parquet(str(folder / "validation.parquet"))
+    rows.map(lambda row: {"id": row["id"].replace("validation_4", "train_2")}).to_parquet(folder / "validation.parquet")
+    with pytest.raises(ValueError, match="the id 'train_2' occurs in train and in validation"):
+        train_run(run, 0, tmp_path / "run")
 
 
 def test_a_misspelt_config_field_stops_the_run(run: RunConfig, tmp_path: Path) -> None:

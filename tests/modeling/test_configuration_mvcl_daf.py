@@ -37,6 +37,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"problem_type": "multi_label_classification"}, r"`problem_type` is multi_label_classification.*are 1.0 and 1.0"),
     ({"temperature": 0.0}, r"`temperature` is 0.0: it must be positive"),
     ({"temperature": float("nan")}, r"`temperature` is nan: it must be positive"),
+    ({"mask_token_id": 50264}, r"`mask_token_id` is 50264 but `text_config.vocab_size` is 120"),
     ({"temperature": float("inf")}, r"`temperature` is inf: it must be positive and finite"),
     ({"cls_loss_weight": float("inf")}, r"`cls_loss_weight` is inf: it must not be negative or infinite"),
     ({"prototype_temperature": -1.0}, r"`prototype_temperature` is -1.0: it must be positive"),

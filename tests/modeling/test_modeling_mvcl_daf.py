@@ -189,6 +189,17 @@ def test_ignored_classes_are_neither_instance_nor_prototype() -> None:
     torch.testing.assert_close(with_ignored.loss_terms["prototype"], without.loss_terms["prototype"])
 
 
+def test_how_many_samples_a_prototype_averages_is_told() -> None:
+    """One sample of class 0, two of class 1, one without label; nothing where there are no prototypes."""
+    batch = ragged()
+    assert still_model()(**batch).diagnostics["samples_per_class"].item() == 1.5
+    assert still_model(prototype_ignore_labels=(0,))(**batch).diagnostics["samples_per_class"].item() == 2.0
+    assert still_model(prototype_loss_weight=0.0)(**batch).diagnostics is None
+    assert still_model().eval()(**batch).diagnostics is None
+    batch["labels"] = torch.full((4,), -100)
+    assert still_model()(**batch).diagnostics["samples_per_class"].item() == 0.0
+
+
 def test_all_labels_ignored_is_a_finite_zero() -> None:
     model, batch = still_model(), TESTER.inputs(training=True)
     batch["labels"] = torch.full((4,), -100)

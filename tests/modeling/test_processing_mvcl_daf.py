@@ -115,6 +115,21 @@ def test_truncation_keeps_slots_and_separator(processor: MvclDafProcessor) -> No
     assert tokens(processor, batch["labelled_input_ids"][0])[7:11] == ["ask", "for", "help", "[MASK]"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_lengths": {"audoi": 3}}, r"`max_lengths` says 'audoi': 3: expected .*'audio'"),
+        ({"max_lengths": {"audio": 0}}, "`max_lengths` says 'audio': 0"),
+        ({"label_names": ["praise", "complain", "praise"]}, r"`label_names` holds \['praise'\] more than once"),
+    ],
+)
+def test_settings_that_would_be_ignored_raise(
+    tiny_tokenizer: BertTokenizer, overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(tiny_tokenizer, **overrides)
+
+
 def test_no_room_for_words_raises(tiny_tokenizer: BertTokenizer) -> None:
     with pytest.raises(ValueError, match="`max_text_length` is 6 but `label_slots` is 4"):
         make(tiny_tokenizer, max_text_length=6)
