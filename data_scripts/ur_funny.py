@@ -91,6 +91,8 @@ class UrFunny(MediaBuilder):
                 raise DataError(f"data_folds.pkl has the parts {list(folds)}, not {list(PARTS.values())}.")
             where = f"data_folds.pkl: `{part}`"
             keys = [identifier(key, f"{where}, entry {i},") for i, key in enumerate(list_of(folds[part], where))]
+            if not keys:
+                raise DataError(f"{where} has no rows: it is not the official file.")
             tables[split] = [self._row(key, language, labels) for key in keys]
         found = {"all": sum(len(rows) for rows in tables.values())}
         check_counts(found, {"all": 10166}, self.config.strict_counts, self.name)

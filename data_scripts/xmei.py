@@ -126,4 +126,6 @@ def _entries(path: Path) -> list[tuple[str, Any]]:
             entries += [(f"{path} line {number}", json.loads(line))] if line.strip() else []
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {number} is truncated or not JSON: {error}.") from error
+    if not entries:
+        raise DataError(f"{path} has no rows: it is not the official file.")
     return entries

@@ -170,7 +170,8 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
         kind: What its outermost value must be, `dict` or `list`.
 
     Raises:
-        DataError: Not JSON, another outermost value, or an object with a key twice, of which JSON silently keeps one.
+        DataError: Not JSON, another or an empty outermost value, or an object with a key twice, of which JSON silently
+            keeps one.
     """
     text = read_text(path)
     try:
@@ -181,6 +182,8 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
         raise DataError(f"{path}: {error}") from error
     if not isinstance(value, kind):
         raise DataError(f"{path} holds a {type(value).__name__}, not a {kind.__name__}: this is not the official file.")
+    if not value:
+        raise DataError(f"{path} has no rows: it is not the official file.")
     return value
 
 

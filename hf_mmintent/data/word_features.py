@@ -98,7 +98,7 @@ class HktFile:
         entries: dict[str, dict[str, Any]] = {modality: {} for modality in _PLACES}
         parts = load_dict(path, trust_pickle)
         for split, part in PARTS.items():
-            if not isinstance(parts.get(part), (list, tuple)):
+            if not isinstance(parts.get(part), (list, tuple)) or not parts[part]:
                 raise DataError(f"{path} has no list of examples {part!r}: this is not a file of HKT.")
             self.rows[split] = []
             for number, example in enumerate(parts[part]):

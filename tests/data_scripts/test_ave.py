@@ -134,8 +134,8 @@ def test_clips(tmp_path, caplog, monkeypatch):
 
 @pytest.mark.parametrize(("line", "message"), [
     ("Dog&x&good&0&10", "testSet.txt line 3 has the category 'Dog'"),
-    ("Bark&x&good&0&11", "line 3 has the EndTime '11', not a whole number of seconds from 0 to 10"),
-    ("Bark&x&good&-1&4", "line 3 has the StartTime '-1'"),
+    ("Bark&x&good&0&11", "line 3: `EndTime`, in seconds, is '11', not a whole number from 0 to 10"),
+    ("Bark&x&good&-1&4", "line 3: `StartTime`, in seconds, is '-1'"),
     ("Bark&x&good&5&4", "line 3 has an event from second 5 to 4"),
     ("Bark&x&good&0", "line 3 has 4 columns instead of 5"),
     ("Bark&unknown&good&0&1", "'unknown__bark', which Annotations.txt does not have"),

@@ -145,7 +145,7 @@ def test_clips_of_lists_are_found_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("a_-4567890_00_10,10,31", r"my_test\.txt line 3 has the label '31', not a number from 0 to 30"),
+    ("a_-4567890_00_10,10,31", r"my_test\.txt line 3: `label` is '31', not a whole number from 0 to 30"),
     ("x,10", "line 3 has 2 columns instead of 3"),
     ("../x,10,3", r"line 3 names the clip '\.\./x'"),
     ("a_-4567890_00_10,10,3", "occurs in train and in test"),

@@ -159,7 +159,7 @@ def changed(split: str, *lines: tuple) -> dict[str, list[tuple]]:
      "'S9_E9_9' of validation has the label 'Apologize' (nearest: 'Apologise')"),
     (changed("dev", ("S9", "E9", "9", "sorry", "complain")), "'complain'"),
     (changed("dev", ("S9", "E9", "9", "too short")), "dev.tsv line 4 has 4 columns instead of 5"),
-    ({**MINTREC, "test": []}, "the split test has no rows"),
+    ({**MINTREC, "test": []}, "test.tsv has no rows"),
 ])  # fmt: skip
 def test_wrong_tables(tmp_path, rows, message):
     with pytest.raises(DataError) as error:

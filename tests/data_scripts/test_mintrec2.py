@@ -145,7 +145,7 @@ def changed(part: str, split: str, *lines: tuple) -> dict:
 @pytest.mark.parametrize(("name", "tables", "message"), [
     ("in_scope", changed("in-scope", "train", ("7", "0", "x", "UNK", "Amy")), "'dia7_utt0' of train has the label 'UNK'"),
     ("in_scope", changed("in-scope", "test", IN_SCOPE["train"][0]), "'dia0_utt10' occurs in train and in test"),
-    ("in_scope", changed("in-scope", "dev", ("7", "-1", "x", "Joke", "Amy")), "line 3 has the utterance id '-1'"),
+    ("in_scope", changed("in-scope", "dev", ("7", "-1", "x", "Joke", "Amy")), "line 3: the utterance id is '-1'"),
     ("oos", changed("out-of-scope", "test", ("7", "0", "x", "Joke", "Amy")), "'dia7_utt0' of out-of-scope has the label"),
 ])  # fmt: skip
 def test_wrong_tables(tmp_path, name, tables, message):

@@ -202,6 +202,8 @@ def test_hkt(tmp_path, place):
     ((("a",), ("b",), 1, 1), "dev example 1 is not"),
     ((("a", 0, 0, 0), (["b"], 0, 0, 0), 99, 3), "dev example 1: the label is 3"),
     (((None, 0, 0, 0), (["b"], 0, 0, 0), 99, 0), "dev example 1: the punchline is None"),
+    ((("a", 0, 0, 0), (None, 0, 0, 0), 99, 0), r"ur_funny\.pkl dev example 1: the context is None, not a list"),
+    ((("a", 0, 0, 0), (["b"], 0, 0, 0), None, 0), r"ur_funny\.pkl dev example 1: the id is None, neither a text nor"),
     ((("a", 0, 0, 0), (["b"], 0, 0, 0), 99, 0), r"features of '99' have the shape \(\)"),
 ])  # fmt: skip
 def test_wrong_hkt(tmp_path, example, message):
@@ -210,6 +212,8 @@ def test_wrong_hkt(tmp_path, example, message):
     (tmp_path / "ur_funny.pkl").write_bytes(pickle.dumps(made))
     with raises_data_error(message):
         read(tmp_path, "hkt")
-    (tmp_path / "ur_funny.pkl").write_bytes(pickle.dumps({"train": [], "dev": []}))
-    with pytest.raises(DataError, match="no list of examples 'test'"):
-        read(tmp_path, "hkt")
+    for part, other in (("test", None), ("dev", [])):
+        made = {**hkt_examples([7, 8, 9, 10, 11, 12]), part: other}
+        (tmp_path / "ur_funny.pkl").write_bytes(pickle.dumps(made))
+        with pytest.raises(DataError, match=f"no list of examples '{part}'"):
+            read(tmp_path, "hkt")

@@ -160,7 +160,7 @@ def test_wrong_entries(tmp_path, changed, message):
     (b"", r"val\.json is truncated or not JSON"),
     (b"{}", r"val\.json holds a dict, not a list"),
     (b'[\n"\xff"]', r"val\.json line 2 is not UTF-8"),
-    (b"[]", "the split validation has no rows"),
+    (b"[]", r"val\.json has no rows"),
 ])  # fmt: skip
 def test_broken_files(tmp_path, content, message):
     (write(tmp_path) / "annotations" / "val.json").write_bytes(content)
