@@ -46,15 +46,15 @@ def flow_frames(path: str | Path) -> list[tuple[Path, Path]]:
         Horizontal and vertical part of every frame.
 
     Raises:
-        DataError: No pictures, or a frame with one of the two parts only.
+        DataError: No pictures, a frame with one of the two parts only, or a link that leads out of the folder.
     """
     path = Path(path)
     if (path / "u").is_dir():
-        parts = (_numbered(path / "u"), _numbered(path / "v"))
+        parts = (_numbered(path, "u"), _numbered(path, "v"))
     elif path.parent.name == "u":
-        parts = (_numbered(path), _numbered(path.parent.parent / "v" / path.name))
+        parts = (_numbered(path), _numbered(path.parent.parent, f"v/{path.name}"))
     else:
-        parts = (_numbered(path, "flow_x"), _numbered(path, "flow_y"))
+        parts = (_numbered(path, prefix="flow_x"), _numbered(path, prefix="flow_y"))
     odd = sorted(parts[0].keys() ^ parts[1].keys())
     if odd or not parts[0]:
         what = f"frame {odd[0]} has one of the two parts only" if odd else "there are no pictures"
@@ -100,13 +100,17 @@ def _folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
 
 
-def _numbered(folder: Path, prefix: str = "") -> dict[int, Path]:
-    """Pictures by the number that their name ends in."""
+def _numbered(root: Path, below: str = ".", prefix: str = "") -> dict[int, Path]:
+    """Pictures in a folder below `root`, by the number that their name ends in; links may not lead out of `root`."""
+    folder = root / below
     if not folder.is_dir():
         return {}
+    resolve_inside(root, below)
     pictures: dict[int, Path] = {}
     for entry in folder.iterdir():
-        number = re.search(r"\d+$", entry.stem)
+        number = re.search(r"\d+$", entry.stem, re.ASCII)
         if number and entry.suffix.lower() in _PICTURES and entry.name.startswith(prefix):
+            if entry.is_symlink():
+                resolve_inside(root, f"{below}/{entry.name}")
             pictures[int(number[0])] = entry
     return pictures

@@ -198,6 +198,22 @@ def test_rows_are_inputs_of_a_model(tmp_path):
         MultimodalCollator(processor)(rows)
 
 
+@pytest.mark.parametrize("layout", ["x and y", "u and v", "two trees"])
+def test_pictures_outside_the_folder_are_not_read(tmp_path, layout):
+    write_flow(tmp_path / "data", layout, "v_YoYo_g01_c01")
+    path = find_flow(tmp_path / "data")["v_yoyo_g01_c01"]
+    assert len(flow_frames(path)) == 3
+    picture = sorted(part for part in (tmp_path / "data").rglob("*00002.jpg"))[-1]  # of the vertical part
+    (tmp_path / "secret.jpg").touch()
+    picture.unlink()
+    picture.symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(DataError, match="a link out of"):
+        flow_frames(path)
+    picture.unlink()
+    picture.symlink_to(sorted(picture.parent.iterdir())[0])  # a frame that stands still, stored once
+    assert len(flow_frames(path)) == 3
+
+
 def test_flow_frame_that_is_missing_is_named(tmp_path):
     write_flow(tmp_path, "u and v", "v_YoYo_g01_c01", 4, 2)
     with pytest.raises(DataError, match="frame 3 has one of the two parts only, of 4 horizontal and 2 vertical"):
