@@ -8,6 +8,8 @@ convolution network, three stages of a ResNet, or three sequences that are passe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,74 @@ from .text_backbone import run_text_backbone
 Level = tuple[Tensor, Tensor]  # tokens (B, T, D) and mask (B, T)
 
 IMAGE_GRID = 4  # a picture becomes 4 × 4 tokens [choice]
-_TCN_KEYS = {"kernel_size", "dilations", "dropout", "hidden_size", "center", "input_projection", "input_dropout"}
+_TCN_KEYS = {
+    "kernel_size",
+    "dilations",
+    "dropout",
+    "hidden_size",
+    "center",
+    "input_projection",
+    "input_dropout",
+    "pictures",
+}
+_PICTURE_KEYS = {"size", "channels", "shift", "mirror"}
+
+
+class PictureRows(nn.Module):
+    """
+    Rows that are small pictures, each through the same 3 × 3 convolutions of stride 2.
+
+    Args:
+        width: of a row, C·H·W.
+        size: (C, H, W).
+        channels: of every convolution; each is followed by a normalisation of the one picture and a ReLU.
+        shift: in training the pictures of a sample move by up to as many pixels in both directions, all alike.
+        mirror: in training every second sample is mirrored.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        size: Sequence[int],
+        channels: Sequence[int] = (16, 32),
+        shift: int = 0,
+        mirror: bool = False,
+    ) -> None:
+        super().__init__()
+        if math.prod(size) != width or len(size) != 3:
+            raise ValueError(
+                f"`pictures` of a TCN has size {list(size)}, [channels, height, width]: its product must be the "
+                f"`feature_size` {width}."
+            )
+        self.size, self.shift, self.mirror = tuple(size), shift, mirror
+        layers: list[nn.Module] = []
+        before, height, breadth = size
+        for after in channels:
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.ReLU()]
+            before, height, breadth = after, -(-height // 2), -(-breadth // 2)
+        self.layers = nn.Sequential(*layers)
+        self.output_size = before * height * breadth
+
+    def _moved(self, pictures: Tensor) -> Tensor:
+        """(B, T, C, H, W), every sample in a place of its own; what leaves on one side is 0 on the other."""
+        height, breadth = self.size[1:]
+        if self.shift:
+            wide = nn.functional.pad(pictures, (self.shift,) * 4)
+            places = torch.randint(0, 2 * self.shift + 1, (len(pictures), 2)).tolist()
+            pictures = torch.stack(
+                [wide[i, ..., top : top + height, left : left + breadth] for i, (top, left) in enumerate(places)]
+            )
+        if self.mirror:
+            turned = (torch.rand(len(pictures)) < 0.5).to(pictures.device)
+            pictures = torch.where(turned[:, None, None, None, None], pictures.flip(-1), pictures)
+        return pictures
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, T, C·H·W) -> (B, T, output_size)."""
+        pictures = states.unflatten(-1, self.size)
+        if self.training:
+            pictures = self._moved(pictures)
+        return self.layers(pictures.flatten(0, 1)).flatten(1).unflatten(0, states.shape[:2])
 
 
 class TemporalStage(GradientCheckpointingLayer):
@@ -55,9 +124,9 @@ class TemporalConvolutionLevels(nn.Module):
     """
     Three-stage temporal convolution network; receptive fields grow with the level.
 
-    Ahead of it, if `backbone_config` says so: `center` takes every sample's mean over its valid steps away, which holds what
-    does not move, such as a face or a microphone; `input_projection` is the width of a linear layer for wide inputs, such as
-    pixels; `input_dropout` drops elements of the input.
+    Ahead of it, if `backbone_config` says so, in this order: `center` takes every sample's mean over its valid steps away,
+    which holds what does not move, such as a face or a microphone; `pictures` are the arguments of [`PictureRows`];
+    `input_dropout` drops elements; `input_projection` is the width of a linear layer for wide inputs, such as pixels.
     """
 
     def __init__(self, config: ClcrConfig, input_size: int, overrides: dict[str, Any], depth: int) -> None:
@@ -71,7 +140,15 @@ class TemporalConvolutionLevels(nn.Module):
         dropout = overrides.get("dropout", config.tcn_dropout)
         self.center = bool(overrides.get("center", False))
         self.input_dropout = nn.Dropout(overrides.get("input_dropout", 0.0))
-        self.input_projection = None
+        self.pictures, self.input_projection = None, None
+        if overrides.get("pictures") is not None:
+            given = set(overrides["pictures"])
+            if given - _PICTURE_KEYS or "size" not in given:
+                raise ValueError(
+                    f"`pictures` of a TCN has {sorted(given)}: it takes {sorted(_PICTURE_KEYS)}, and needs `size`."
+                )
+            self.pictures = PictureRows(input_size, **overrides["pictures"])
+            input_size = self.pictures.output_size
         if overrides.get("input_projection") is not None:
             self.input_projection = nn.Linear(input_size, overrides["input_projection"], bias=False)
             input_size = overrides["input_projection"]
@@ -85,6 +162,8 @@ class TemporalConvolutionLevels(nn.Module):
         states, mask = item.states, item.mask[:, None]
         if self.center:
             states = clear_padding(states - masked_mean(states, item.mask)[:, None], item.mask)
+        if self.pictures is not None:
+            states = clear_padding(self.pictures(states), item.mask)
         states = self.input_dropout(states)
         if self.input_projection is not None:
             states = self.input_projection(states)

@@ -21,7 +21,7 @@ from hf_mmintent.modeling.modality_inputs import ModalityInput
 from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
 from hf_mmintent.modeling.picture_inputs import SpectrogramSettings, log_spectrogram, spread
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
-from hf_mmintent.modeling.semantic_hierarchy import TemporalConvolutionLevels
+from hf_mmintent.modeling.semantic_hierarchy import PictureRows, TemporalConvolutionLevels
 from hf_mmintent.modeling.shared_exchange import IntraLevelExchange, LevelStreams, OrthogonalBasis, receivers, shorten
 
 from .media_files import write_media
@@ -316,6 +316,44 @@ def test_what_stands_ahead_of_convolutions() -> None:
     assert not torch.equal(first, second)
     with pytest.raises(ValueError, match="'centre'"):
         TemporalConvolutionLevels(TESTER.config(), 6, {"centre": True}, 2)
+
+
+def test_rows_that_are_pictures_go_through_convolutions_one_by_one() -> None:
+    settings = {"pictures": {"size": [1, 5, 6], "channels": [2, 3], "shift": 1, "mirror": True}, "input_projection": 4}
+    network = TemporalConvolutionLevels(TESTER.config(), 30, settings, 2).eval()
+    assert network.pictures.output_size == 3 * 2 * 2 and network.input_projection.weight.shape == (4, 12)
+    mask = prefix_mask(7, 4)
+    states = torch.randn(2, 7, 30).masked_fill(~mask[..., None], 0.0)
+    every = network.pictures(states)
+    alone = network.pictures.layers(states[1, 2].view(1, 1, 5, 6)).flatten()
+    torch.testing.assert_close(every[1, 2], alone)
+    whole, trimmed = (network(ModalityInput(states[1:, :n], mask[1:, :n])) for n in (7, 4))
+    for (a, _), (b, _) in zip(whole, trimmed, strict=True):
+        torch.testing.assert_close(a[:, :4], b)
+        assert (a[:, 4:] == 0).all()
+    for pictures, message in (({"size": [1, 5, 5]}, r"\[1, 5, 5\].*30"), ({"channels": [2]}, "needs `size`")):
+        with pytest.raises(ValueError, match=message):
+            TemporalConvolutionLevels(TESTER.config(), 30, {"pictures": pictures}, 2)
+
+
+def test_pictures_move_in_training_alone_and_all_of_a_sample_alike() -> None:
+    """Every sample comes out as one of its 9 places, mirrored or not, the same for all its steps; not all alike."""
+    torch.manual_seed(0)
+    rows = PictureRows(20, (1, 4, 5), channels=(), shift=1, mirror=True)
+    states = torch.rand(40, 3, 20) + 0.1
+    assert torch.equal(rows.eval()(states), states)
+    moved = rows.train()(states).view(40, 3, 4, 5)
+    found = set()
+    for sample, given in zip(moved, states.view(40, 3, 4, 5), strict=True):
+        wide = torch.nn.functional.pad(given, (1, 1, 1, 1))
+        places = {
+            (top, left, turned): wide[:, top : top + 4, left : left + 5].flip(-1 if turned else ())
+            for top, left, turned in itertools.product(range(3), range(3), (False, True))
+        }
+        same = [place for place, picture in places.items() if torch.equal(picture, sample)]
+        assert len(same) == 1
+        found.update(same)
+    assert len(found) > 9
 
 
 def test_level_order_permutes_and_levels_drop() -> None:
