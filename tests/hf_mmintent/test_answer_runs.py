@@ -335,7 +335,7 @@ def test_connecting_first_survives_an_interruption(tmp_path: Path) -> None:
         (
             "stage_losses",
             {"joint": {"emotion_weight": 1.0}},
-            r"has `emotion_weight`: the loss weights are .*emotion_loss_weight",
+            r"`emotion_weight`: the loss weights are .*emotion_loss_weight",
         ),
         ("stage_losses", {"joint": {"tca_dim": 4}}, "has `tca_dim`"),
     ],
