@@ -73,6 +73,8 @@ class RunConfig:
             `{"preset": NAME}` or `{"path": FOLDER}` (see `hf_mmintent.encoders.build_encoder`). The checkpoint owns it.
         training: arguments of `transformers.TrainingArguments`.
         stage_training: arguments in place of those of `training` by the name of a stage, for a model that trains in stages.
+        stage_losses: weights of loss terms (fields of the architecture's config that end in `_weight`) in place of those of
+            `config`, by the name of a stage.
         learning_rates: rate by regular expression on parameter names, the first match wins; others take
             `training.learning_rate`.
         standardize: standardise features with the training rows' mean and deviation; kept in the processor.
@@ -96,6 +98,7 @@ class RunConfig:
     encoder: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     stage_training: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stage_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     learning_rates: dict[str, float] = field(default_factory=dict)
     standardize: bool = False
     modality_dropout: float = 0.0

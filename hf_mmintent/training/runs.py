@@ -166,15 +166,12 @@ def _train_stages(
             f"`training.num_train_epochs` is {run.training['num_train_epochs']} but {type(model).__name__} trains in the "
             f"stages {[tuple(stage)[:2] for stage in model.config.training_stages]}: set the epochs in `config.stages`."
         )
-    names = [stage.name for stage in model.config.training_stages]
-    unknown = sorted(set(run.stage_training) - set(names))
-    if unknown:
-        raise ValueError(f"`stage_training` names {unknown} but the stages are {names}.")
-    for name in names:
-        if "num_train_epochs" in run.stage_training.get(name, {}):
-            raise ValueError(f"`stage_training.{name}` has `num_train_epochs`: set the epochs in `config.stages`.")
+    _check_stage_settings(run, model)
+    usual = {name: getattr(model.config, name) for weights in run.stage_losses.values() for name in weights}
 
     def stage_trainer(name: str, place: Path, options: Mapping[str, Any]) -> MultimodalTrainer:
+        for weight, value in {**usual, **run.stage_losses.get(name, {})}.items():
+            setattr(model.config, weight, value)
         return trainer_for(place, {**run.stage_training.get(name, {}), **options})
 
     trainer, stages = train_in_stages(model, folder, stage_trainer)
@@ -184,6 +181,21 @@ def _train_stages(
         "stages": [dataclasses.asdict(stage) for stage in stages],
     }
     return trainer, facts, sum(stage.seconds for stage in stages)
+
+
+def _check_stage_settings(run: RunConfig, model: PreTrainedModel) -> None:
+    names = [stage.name for stage in model.config.training_stages]
+    for setting in ("stage_training", "stage_losses"):
+        unknown = sorted(set(getattr(run, setting)) - set(names))
+        if unknown:
+            raise ValueError(f"`{setting}` names {unknown} but the stages are {names}.")
+    for name in names:
+        if "num_train_epochs" in run.stage_training.get(name, {}):
+            raise ValueError(f"`stage_training.{name}` has `num_train_epochs`: set the epochs in `config.stages`.")
+        for weight in run.stage_losses.get(name, {}):
+            if not weight.endswith("_weight") or not hasattr(model.config, weight):
+                known = sorted(key for key in model.config.to_dict() if key.endswith("_weight"))
+                raise ValueError(f"`stage_losses.{name}` has `{weight}`: the loss weights are {known}.")
 
 
 # ---- data and model ----------------------------------------------------------------------------------------------

@@ -279,6 +279,7 @@ def connect_settings(folder: Path) -> dict[str, Any]:
     values = settings(folder)
     values["config"] |= {"stages": [["connect", 2], ["joint", 1]], "label_word_loss_weight": 1.0}
     values["stage_training"] = {"connect": {"per_device_train_batch_size": 4}}
+    values["stage_losses"] = {"connect": {"label_word_loss_weight": 0.7}, "joint": {"emotion_loss_weight": 0.25}}
     return values
 
 
@@ -290,8 +291,15 @@ def test_connecting_first_survives_an_interruption(tmp_path: Path) -> None:
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             raise KeyboardInterrupt
 
+    seen: list[tuple[float, float]] = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            seen.append((model.config.label_word_loss_weight, model.config.emotion_loss_weight))
+
     run = RunConfig.from_dict(connect_settings(tmp_path))
-    whole = train_run(run, 0, tmp_path / "whole")
+    whole = train_run(run, 0, tmp_path / "whole", callbacks=[Watch()])
+    assert seen == [(0.7, 0.5), (1.0, 0.25)]  # each stage its own weights, others as in `config`
     connect, joint = whole.facts["stages"]
     assert (connect["name"], connect["metric"], joint["metric"]) == ("connect", "loss", "selection")
     state = json.loads(
@@ -315,14 +323,25 @@ def test_connecting_first_survives_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("name", "wrong", "message"),
     [
-        ({"conect": {}}, r"`stage_training` names \['conect'\] but the stages are \['connect', 'joint'\]"),
-        ({"joint": {"num_train_epochs": 3}}, "set the epochs in `config.stages`"),
+        (
+            "stage_training",
+            {"conect": {}},
+            r"`stage_training` names \['conect'\] but the stages are \['connect', 'joint'\]",
+        ),
+        ("stage_training", {"joint": {"num_train_epochs": 3}}, "set the epochs in `config.stages`"),
+        ("stage_losses", {"jont": {}}, r"`stage_losses` names \['jont'\]"),
+        (
+            "stage_losses",
+            {"joint": {"emotion_weight": 1.0}},
+            r"`emotion_weight`: the loss weights are .*emotion_loss_weight",
+        ),
+        ("stage_losses", {"joint": {"tca_dim": 4}}, "has `tca_dim`"),
     ],
 )
-def test_wrong_stage_settings(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
-    values = {**connect_settings(tmp_path), "stage_training": wrong}
+def test_wrong_stage_settings(tmp_path: Path, name: str, wrong: dict[str, Any], message: str) -> None:
+    values = {**connect_settings(tmp_path), name: wrong}
     with pytest.raises(ValueError, match=message):
         train_run(RunConfig.from_dict(values), 0, tmp_path / "run")
 
@@ -349,7 +368,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, root: Path) -> None
     """The same batches, halved: the same weights and the same validation scores."""
     values = settings(tmp_path)
     # What halves of a batch share: no dropout, means over samples rather than tokens, steps in proportion to gradients.
-    values["config"]["lm_loss_weight"] = 0.0
+    values["config"] |= {"lm_loss_weight": 0.0, "label_word_loss_weight": 1.0}
+    values["config"]["stages"] = [["connect", 1], ["align", 1], ["joint", 1]]
     for name in ("video_connector_config", "audio_connector_config"):
         values["config"][name] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     values["training"] |= {"optim": "sgd", "learning_rate": 0.1}
