@@ -569,5 +569,7 @@ def test_raw_media_and_features_of_one_modality_raise() -> None:
 def test_padding_in_front_raises(name: str) -> None:
     """The alignment counts positions and the recurrences read from the first step: such a batch would be misread."""
     inputs = TESTER.inputs()
-    with pytest.raises(ValueError, match=rf"`{name}` of sample \d has valid steps behind padded ones: pad on the right"):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` of sample \d has valid steps behind padded ones: pad on the right"
+    ):
         TESTER.model()(**{**inputs, name: inputs[name].flip(1)})
