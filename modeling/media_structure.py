@@ -175,6 +175,8 @@ def _avi_media(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
 def _flv(file: BinaryIO, size: int) -> str | None:
     """Every tag is followed by its length."""
     file.seek(int.from_bytes(_exactly(file, 9)[5:], "big") + 4)
+    if file.tell() > size:
+        raise EOFError
     while (at := file.tell()) < size:
         head = _exactly(file, 11)
         length = int.from_bytes(head[1:4], "big")
