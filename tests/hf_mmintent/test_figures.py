@@ -27,14 +27,14 @@ from hf_mmintent.evaluation import open_checkpoint
 from tests.modeling import xmei_cases
 from tests.modeling.media_files import write_media
 from tests.modeling.pipeline_cases import save_clip_checkpoint
-from tests.modeling.testers import LABELS, ConcatFusionTester, ModelTester, MvclDafTester
+from tests.modeling.testers import ALL_TESTERS, LABELS, ConcatFusionTester, ModelTester, MvclDafTester
 
 WORDS = ["hello you are late again", "thank you so much", "please leave now", "i think this is great"]
 
 
 def subject_of(tester: ModelTester, tokenizer: Any) -> Subject:
     """An untrained model of a tester with its four samples as rows."""
-    inputs = tester.inputs()
+    inputs = ModelTester.inputs(tester)  # of all modalities, whatever the model takes
     columns = {
         "id": list("abcd"),
         "text": WORDS,
@@ -312,3 +312,21 @@ def test_a_model_that_writes_is_made_worse(writer: Subject) -> None:
         attribute(writer.model, writer.processor, {})
     with pytest.raises(ValueError, match="no weights by class"):
         shares(writer)
+
+
+@pytest.mark.parametrize("tester", ALL_TESTERS, ids=lambda tester: type(tester).__name__)
+def test_every_architecture_can_be_looked_at(tester: ModelTester, tiny_tokenizer: Any) -> None:
+    subject = subject_of(tester, tiny_tokenizer)
+    names = subject.processor.modalities
+    found = measure(subject, strengths=(0.0, 1.0), shares=(0.0, 0.5), rates=(0.0, 0.5), repeats=1)
+    assert set(found.shuffled) == set(names) and len(found.subsets) == (2 ** len(names) - 1 if len(names) > 1 else 0)
+    assert sum(kind == "noise" for kind, _ in found.curves) == len(names) and not found.notes
+    weights = shares(subject)
+    assert weights.pooled.shape == (4, len(weights.sources))
+    columns = ("text", "audio_features", "video_features")
+    row = {name: [subject.rows[0][name]] for name in columns if name.removesuffix("_features") in names}
+    explained = attribute(subject.model, subject.processor, dict(subject.processor(**row)), row.get("text", [None])[0])
+    assert set(explained.steps) == set(names) - {"text"} and all(
+        np.abs(values).sum() > 0 for values in explained.steps.values()
+    )
+    assert len(explained.words) == (5 if "text" in names else 0)
