@@ -5,8 +5,6 @@ Origins beside the fields: [paper] stated in the paper, [public] read in the aut
 
 from __future__ import annotations
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 
 from .configuration_fusion import FusionConfig
@@ -18,7 +16,6 @@ class MagBertConfig(FusionConfig):
     Configuration of [`MagBertForSequenceClassification`].
 
     Args:
-        text_pooling: what the head reads, the first token's state or the mean over the tokens.
         shift_scale: β, the largest length of the shift in units of the length of the word vector.
         gate_dropout: after the gate's layer norm.
         norm_eps: keeps the length of an empty shift from dividing by zero.
@@ -26,7 +23,7 @@ class MagBertConfig(FusionConfig):
 
     model_type = "mag_bert"
 
-    text_pooling: Literal["mean", "first"] = "first"  # [CLS], as for any sentence that BERT classifies [paper]
+    # `text_pooling`: the paper reads the first token; the mean stays the default, for all baselines to read a text alike.
     shift_scale: float | int = 1.0  # a hyper-parameter [paper]; value [public]
     gate_dropout: float | int = 0.5  # after the layer norm [paper]; value [public]
     norm_eps: float = 1e-6  # [choice]
