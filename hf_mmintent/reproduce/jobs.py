@@ -170,7 +170,6 @@ def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOIN
     """
     done = finished_result(job)
     if done is not None:
-        _tidy(job.folder, keep)  # what an interruption right after the result left over
         return done
     trained = train_run(job.run, job.seed, job.folder, checkpoint_seconds=checkpoint_seconds)
     model, processor = open_checkpoint(trained.checkpoint)
@@ -183,6 +182,7 @@ def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOIN
     if found.answers is not None:
         found.answers.save(job.folder / ANSWERS_FILE)
     found.predictions.save(job.folder / PREDICTIONS_FILE)
+    _tidy(job.folder, keep)  # before the result, which ends the job: an interruption in between leaves nothing behind
     result = RunResult(
         system=job.row.system,
         dataset=job.run.data.name,
@@ -201,7 +201,9 @@ def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOIN
     )
     result.to_json(job.folder / RESULT_FILE)
     (job.folder / FAILURE_FILE).unlink(missing_ok=True)
-    _tidy(job.folder, keep)
+    if keep == "none":  # after it: without result and weights the job would have to train again
+        for path in (job.folder / "final").glob("*.safetensors"):
+            path.unlink()
     return RunResult.from_json(job.folder / RESULT_FILE)  # as every later call will read it
 
 
@@ -212,13 +214,10 @@ def references(block: Block, row: Row, source: str) -> tuple[ReferenceValue, ...
 
 
 def _tidy(folder: Path, keep: str) -> None:
-    """Delete weights that no table needs, and half-written files; with `settings.json` a later call still knows the run."""
+    """Delete what the finished training needs no more, and half-written files."""
     for path in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
         path.unlink()
     if keep == "all":
         return
     for path in [*folder.rglob("checkpoint-*"), *folder.glob("stage_*/best")]:
         shutil.rmtree(path)
-    if keep == "none":
-        for path in (folder / "final").glob("*.safetensors"):
-            path.unlink()
