@@ -16,8 +16,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from hf_mmintent.reproduce import list_tables, load_table, reproduce, work
-from hf_mmintent.reproduce.command_line import list_text, parse_data, parse_seeds
+from hf_mmintent.reproduce import list_tables, load_table, reproduce, with_settings, work
+from hf_mmintent.reproduce.command_line import list_text, parse_data, parse_seeds, parse_settings
 from hf_mmintent.reproduce.jobs import CHECKPOINT_SECONDS
 
 FOLDER = Path(__file__).resolve().parent
@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="JOB", help="names of single jobs, BLOCK/SYSTEM/seed_N"
     )
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
+                        help="a setting of every run, such as backbones.text=/models/minilm")  # fmt: skip
     parser.add_argument("--checkpoint_minutes", type=float, default=CHECKPOINT_SECONDS / 60, metavar="N",
                         help="a running job writes a checkpoint when its last one is that old; 0: every epoch")  # fmt: skip
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # jobs come by standard input
@@ -43,7 +45,7 @@ def main() -> None:
         print(list_text(FOLDER))
         return
     words = sys.argv[1:]
-    table = load_table(arguments.table, FOLDER)
+    table = with_settings(load_table(arguments.table, FOLDER), parse_settings(arguments.set))
     what = (table, arguments.output_dir, parse_data(arguments.data), parse_seeds(arguments.seeds))
     how = {"keep": arguments.keep, "checkpoint_seconds": 60 * arguments.checkpoint_minutes}
     if arguments.worker:

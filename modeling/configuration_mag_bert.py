@@ -23,6 +23,7 @@ class MagBertConfig(FusionConfig):
 
     model_type = "mag_bert"
 
+    # `text_pooling`: the paper reads the first token; the mean stays the default, for all baselines to read a text alike.
     shift_scale: float | int = 1.0  # a hyper-parameter [paper]; value [public]
     gate_dropout: float | int = 0.5  # after the layer norm [paper]; value [public]
     norm_eps: float = 1e-6  # [choice]

@@ -1,7 +1,7 @@
 """MISA: what the modalities share and what each has for itself, in two subspaces.
 
 Hazarika, Zimmermann, Poria: "MISA: Modality-Invariant and -Specific Representations for Multimodal Sentiment Analysis", ACM
-Multimedia 2020.
+Multimedia 2020. Section 3.2: utterance vectors and their two representations; 3.3: fusion; 3.4: losses.
 
     u_m ─┬─ E_c (one for all) ── h_m^c ─┐                                  ┌─ joined ── layer ── head
          └─ E_p (one per m)   ── h_m^p ─┴─ attention over all 2M of them ──┘
@@ -42,7 +42,7 @@ class MisaPreTrainedModel(FusionPreTrainedModel):
 
 
 class StackedLstm(nn.Module):
-    """Two bidirectional LSTMs with a layer norm between; their last states, forward and backward, for one vector."""
+    """The sLSTM of section 3.2: two bidirectional LSTMs, a layer norm between; last states of both directions as a vector."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class MisaModel(MisaPreTrainedModel, FusionModel):
         rows = [self.utterance(name, item, token_type_ids, recorder) for name, item in given.items()]
         utterances = torch.stack(rows, 1)  # (B, M, d_h)
         present = torch.stack([item.present for item in given.values()], 1)  # (B, M)
-        shared = torch.sigmoid(self.shared_encoder(utterances))
+        shared = torch.sigmoid(self.shared_encoder(utterances))  # h_m^c = E_c(u_m), section 3.2
         private = torch.stack(
             [torch.sigmoid(self.private_encoders[name](row)) for name, row in zip(given, rows, strict=True)], 1
         )
@@ -112,8 +112,8 @@ class MisaModel(MisaPreTrainedModel, FusionModel):
 
     def regularizers(self, utterances: Tensor, shared: Tensor, private: Tensor, present: Tensor) -> dict[str, Tensor]:
         """
-        L_sim, the mean of CMD_K over the pairs of modalities; L_diff, summed over every modality's two representations and
-        over the pairs' private ones; L_recon, the mean over the modalities.
+        Section 3.4: L_sim, the mean of CMD_K over the pairs of modalities; L_diff, summed over every modality's two
+        representations and over the pairs' private ones; L_recon, the mean over the modalities.
 
         Args:
             utterances, shared, private: u, h^c, h^p, (B, M, d_h).

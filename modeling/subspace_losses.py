@@ -1,4 +1,4 @@
-"""The three losses of MISA, section "Learning": similarity, difference, reconstruction. All run in float32."""
+"""The three losses of MISA, section 3.4 "Learning": similarity, difference, reconstruction. All run in float32."""
 
 from __future__ import annotations
 

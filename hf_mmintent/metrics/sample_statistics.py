@@ -193,8 +193,8 @@ def statistic(name: str, num_classes: int | None = None) -> Statistic:
     The statistic behind a key.
 
     Args:
-        name: A key of [`intent_scores`] (except `f1_rare`: [`rare_statistic`]), of [`regression_scores`], or `bleu4`,
-            `rouge_l`, `rouge_l_f1`, `cider_d` on texts as they are.
+        name: A key of [`intent_scores`] (except `f1_rare`: [`rare_statistic`]), of [`regression_scores`], `joint_accuracy` of
+            numbered pairs of labels, or `bleu4`, `rouge_l`, `rouge_l_f1`, `cider_d` on texts as they are.
         num_classes: Needed for the classification keys.
 
     Raises:
@@ -206,6 +206,7 @@ def statistic(name: str, num_classes: int | None = None) -> Statistic:
         return class_statistic(name, num_classes)
     makers: dict[str, Callable[[], Statistic]] = {
         "mae": lambda: mean_statistic("mae", lambda y, p: np.abs(finite_floats("p", p) - finite_floats("y", y))),
+        "joint_accuracy": lambda: mean_statistic("joint_accuracy", lambda y, p: np.asarray(y) == np.asarray(p)),
         "corr": _correlation,
         "acc7": lambda: _rounded("acc7", 3),
         "acc5": lambda: _rounded("acc5", 2),

@@ -3,7 +3,7 @@
 from .jobs import Job, expand, missing_files, run_job
 from .report import table_report, write_report
 from .runner import reproduce, work
-from .table_files import Block, Row, Table, list_tables, load_table
+from .table_files import Block, Row, Table, list_tables, load_table, with_settings
 
 __all__ = [
     "Block",
@@ -17,6 +17,7 @@ __all__ = [
     "reproduce",
     "run_job",
     "table_report",
+    "with_settings",
     "work",
     "write_report",
 ]

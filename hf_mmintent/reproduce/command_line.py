@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from .table_files import list_tables, load_table
 
@@ -48,6 +51,20 @@ def parse_data(words: Sequence[str]) -> dict[str, Path]:
         if not found[name].is_dir():
             raise ValueError(f"`--data` {word}: {found[name]} is not a folder.")
     return found
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """
+    `["backbones.text=/models/minilm", "config.dropout=0.1"]` -> the same as a mapping; values are YAML.
+
+    Raises:
+        ValueError: a word has no `=`.
+    """
+    pairs = [word.partition("=") for word in words]
+    wrong = [name for name, separator, _ in pairs if not separator]
+    if wrong:
+        raise ValueError(f"`--set` {wrong}: write NAME=VALUE, such as `backbones.text=/models/minilm`.")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
 
 
 def list_text(folder: Path) -> str:

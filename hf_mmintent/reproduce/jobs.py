@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_mmintent.data.loading import load
-from hf_mmintent.evaluation import evaluate, open_checkpoint
+from hf_mmintent.evaluation import open_checkpoint
 from hf_mmintent.hub.run_summary import describe_hardware
 from hf_mmintent.metrics import ReferenceValue, RunResult, label_order_hash
 from hf_mmintent.metrics.tables import is_percent
 from hf_mmintent.training import RunConfig, train_run
 
+from .scored import score
 from .table_files import Block, Row, Table, run_settings, slug
 
 logger = logging.get_logger(__name__)
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.jsonl"
+ANSWERS_FILE = "answers.jsonl"  # of a model that writes
 FAILURE_FILE = "failure.txt"
 CHECKPOINT_SECONDS = (
     300.0  # what an interruption may cost; a checkpoint per epoch costs short runs a good part of their time
@@ -169,17 +170,19 @@ def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOIN
     """
     done = finished_result(job)
     if done is not None:
-        _tidy(job.folder, keep)  # what an interruption right after the result left over
         return done
     trained = train_run(job.run, job.seed, job.folder, checkpoint_seconds=checkpoint_seconds)
     model, processor = open_checkpoint(trained.checkpoint)
-    names = model_labels(model)
     if torch.accelerator.is_available():
         device: Any = torch.accelerator.current_accelerator()
         model.to(device)
     rows = load(job.run.data.name, **job.run.data.load_arguments())[job.block.split]
-    found = evaluate(model, processor, rows, tuple(job.run.data.drop_modalities), seed=job.seed)
+    found = score(model, processor, rows, tuple(job.run.data.drop_modalities), job.seed)
+    names = found.label_names
+    if found.answers is not None:
+        found.answers.save(job.folder / ANSWERS_FILE)
     found.predictions.save(job.folder / PREDICTIONS_FILE)
+    _tidy(job.folder, keep)  # before the result, which ends the job: an interruption in between leaves nothing behind
     result = RunResult(
         system=job.row.system,
         dataset=job.run.data.name,
@@ -198,14 +201,10 @@ def run_job(job: Job, keep: str = "final", checkpoint_seconds: float = CHECKPOIN
     )
     result.to_json(job.folder / RESULT_FILE)
     (job.folder / FAILURE_FILE).unlink(missing_ok=True)
-    _tidy(job.folder, keep)
+    if keep == "none":  # after it: without result and weights the job would have to train again
+        for path in (job.folder / "final").glob("*.safetensors"):
+            path.unlink()
     return RunResult.from_json(job.folder / RESULT_FILE)  # as every later call will read it
-
-
-def model_labels(model: PreTrainedModel) -> list[str] | None:
-    """Class names in the order of their ids; `None` in regression."""
-    config: Any = model.config
-    return None if config.problem_type == "regression" else [config.id2label[i] for i in range(config.num_labels)]
 
 
 def references(block: Block, row: Row, source: str) -> tuple[ReferenceValue, ...]:
@@ -215,13 +214,10 @@ def references(block: Block, row: Row, source: str) -> tuple[ReferenceValue, ...
 
 
 def _tidy(folder: Path, keep: str) -> None:
-    """Delete weights that no table needs, and half-written files; with `settings.json` a later call still knows the run."""
+    """Delete what the finished training needs no more, and half-written files."""
     for path in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
         path.unlink()
     if keep == "all":
         return
     for path in [*folder.rglob("checkpoint-*"), *folder.glob("stage_*/best")]:
         shutil.rmtree(path)
-    if keep == "none":
-        for path in (folder / "final").glob("*.safetensors"):
-            path.unlink()

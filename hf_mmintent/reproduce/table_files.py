@@ -103,6 +103,28 @@ class Table:
     configs: Path = Path("examples/configs")
 
 
+def with_settings(table: Table, settings: Mapping[str, Any]) -> Table:
+    """
+    The table with single settings of every run by dotted name, over those of its rows: a backbone in a folder, for instance.
+
+    Raises:
+        ValueError: a setting is unknown, or makes a run train or select on the split that is scored.
+    """
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            rows=tuple(
+                row if row.config is None else dataclasses.replace(row, set={**row.set, **settings})
+                for row in block.rows
+            ),
+        )
+        for block in table.blocks
+    )
+    changed = dataclasses.replace(table, blocks=blocks)
+    _check_table(changed)
+    return changed
+
+
 def list_tables(folder: str | Path) -> list[str]:
     """Names of the tables in a folder."""
     return sorted(path.stem for path in Path(folder).glob("*.yaml"))

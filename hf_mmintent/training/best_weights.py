@@ -79,6 +79,11 @@ class BestWeights(TrainerCallback):
             self.seconds = None  # one checkpoint per epoch so far, the best among them: it stays so
         self.look(state)
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.look(state)  # before a stage renews what it keeps of the rows
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -63,7 +63,7 @@ MOMENTS: dict[str, Callable[[], Any]] = {
     "checkpoint": lambda: mock.patch.object(MultimodalTrainer, "_save_optimizer_and_scheduler", die),
     "last evaluation": lambda: mock.patch.object(runs, "_plain_scores", die),
     "saving": lambda: mock.patch.object(runs, "build_model_card", die),
-    "scoring": lambda: mock.patch.object(jobs, "evaluate", die),
+    "scoring": lambda: mock.patch.object(jobs, "score", die),
     "after predictions": lambda: mock.patch.object(jobs, "describe_hardware", die),
     "result": lambda: mock.patch.object(files.os, "fsync", of_result(os.fsync)),
     "tidying": lambda: mock.patch.object(jobs, "_tidy", die),

@@ -218,9 +218,10 @@ def test_a_model_trained_in_scope_learns_to_reject(own: Path, files: Path, metho
     )
     again = open_scores(found.predictions.labels, found.predictions.predictions, K)
     assert {name: scores[name] for name in again} == again
-    # rejecting what the rule rejects is better than answering every time, except where DOC's sigmoids never reach it
+    # better than answering every time; DOC's sigmoids, of a model trained with softmax, may never fall below its thresholds
     never = open_scores(found.predictions.labels, found.predictions.scores.argmax(1), K)
-    assert scores["oid_f1"] > never["oid_f1"] + 0.1 or method == "doc"
+    assert never["f1_open"] == 0 and (method == "doc" or scores["f1_open"] > 0.5)
+    assert scores["oid_f1"] > never["oid_f1"] or method == "doc"
 
 
 def test_nothing_is_fitted_on_test(own: Path, files: Path) -> None:

@@ -25,8 +25,18 @@ from safetensors.torch import load_file
 
 from hf_mmintent.metrics import RunResult, mean_std
 from hf_mmintent.registration import model_class
-from hf_mmintent.reproduce import Block, Row, expand, list_tables, load_table, missing_files, reproduce, run_job
-from hf_mmintent.reproduce.command_line import list_text, parse_data, parse_seeds
+from hf_mmintent.reproduce import (
+    Block,
+    Row,
+    expand,
+    list_tables,
+    load_table,
+    missing_files,
+    reproduce,
+    run_job,
+    with_settings,
+)
+from hf_mmintent.reproduce.command_line import list_text, parse_data, parse_seeds, parse_settings
 from hf_mmintent.reproduce.jobs import FAILURE_FILE, PREDICTIONS_FILE, RESULT_FILE, finished_result
 from hf_mmintent.reproduce.report import RowResult, best_baseline, table_report
 from hf_mmintent.reproduce.table_files import run_settings
@@ -141,6 +151,21 @@ def test_command_line_values(tmp_path: Path) -> None:
     for words in ([str(tmp_path), str(tmp_path)], [str(tmp_path / "no")]):
         with pytest.raises(ValueError, match="--data"):
             parse_data(words)
+
+
+def test_a_setting_for_every_run(folder: Path) -> None:
+    settings = parse_settings(["config.fusion_dropout=0.3", "backbones.text=/somewhere"])
+    assert settings == {"config.fusion_dropout": 0.3, "backbones.text": "/somewhere"}
+    table = with_settings(load_table("tiny.one", folder), {"training.learning_rate": 0.5})
+    jobs = expand(table, folder / "out", seeds=(0,))
+    assert [job.run.training["learning_rate"] for job in jobs] == [0.5, 0.5]
+    assert jobs[1].run.config["fusion_dropout"] == 0.0  # what the row sets itself stays
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        parse_settings(["fast"])
+    with pytest.raises(ValueError, match="'test' is scored, but training reads"):
+        with_settings(table, {"data.validation_split": "test"})
+    with pytest.raises(ValueError, match="Did you mean `standardize`"):
+        with_settings(table, {"standardise": True})
 
 
 @pytest.mark.parametrize("name", list_tables(Path(__file__).parents[2] / "examples" / "tables"))

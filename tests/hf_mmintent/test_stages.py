@@ -243,3 +243,23 @@ def test_epochs_beside_stages_are_refused(values: dict[str, Any], tmp_path: Path
     values["training"]["num_train_epochs"] = 3
     with pytest.raises(ValueError, match=r"num_train_epochs.*config.stages"):
         train_run(RunConfig.from_dict(values), 0, tmp_path / "run")
+
+
+def test_the_best_weights_in_memory_are_those_of_the_checkpoint(values: dict[str, Any], tmp_path: Path) -> None:
+    """What a stage renews when an epoch begins, the prototypes, is not that of the epoch that is selected."""
+    values["config"]["stages"] = [["alignment", 3], ["refinement", 3]]
+    values["training"] |= {"learning_rate": 3e-2, "logging_steps": 50}
+    run = RunConfig.from_dict(values)
+    by_epoch = train_run(run, 0, tmp_path / "epoch")
+    by_clock = train_run(run, 0, tmp_path / "clock", checkpoint_seconds=3600.0)
+    assert not list((tmp_path / "clock").rglob("checkpoint-*"))
+    plain = [
+        [{k: v for k, v in s.items() if k != "seconds"} for s in run.facts["stages"]] for run in (by_epoch, by_clock)
+    ]
+    assert plain[0] == plain[1] and by_epoch.validation == by_clock.validation
+    # a later epoch began, or the test says nothing
+    assert any(stage["best_step"] < 3 * stage["epochs"] for stage in plain[0])
+    for number, name in enumerate(("alignment", "refinement"), start=1):
+        best = [tmp_path / kind / f"stage_{number}_{name}" / "best" for kind in ("epoch", "clock")]
+        assert same(weights(best[0]), weights(best[1])), name
+    assert same(weights(by_epoch.checkpoint), weights(by_clock.checkpoint))
