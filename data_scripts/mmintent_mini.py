@@ -228,7 +228,7 @@ class MMIntentMini(datasets.GeneratorBasedBuilder):
     ]
     DEFAULT_CONFIG_NAME = "default"
 
-    def __init__(self, *args: Any, data_dir: str | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
         # Rows hold absolute paths: the folder must be part of the cache's key, also when it is the packaged one.
         super().__init__(*args, data_dir=str(Path(data_dir or packaged_folder()).resolve()), **kwargs)
 

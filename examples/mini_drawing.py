@@ -109,7 +109,7 @@ def make_poses(mouth: np.ndarray, smile: float, alarm: float, rng: np.random.Gen
 class FaceCanvas:
     """Draws in face coordinates: x and y run from -1 to 1 over the head and turn with it."""
 
-    def __init__(self, look: Look, pose: Pose):
+    def __init__(self, look: Look, pose: Pose) -> None:
         self.look, self.pose = look, pose
         self.side = SIZE * OVERSAMPLING
         self.image = Image.new("RGB", (self.side, self.side), look.background)

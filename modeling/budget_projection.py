@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ _BELOW_EVERY_GATE = -1e4  # stands for padding while gates are sorted
 class Float32Module(nn.Module):
     """A module whose parameters stay in float32 when the model is moved to half precision: they are few and delicate."""
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Module:
         def keep(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             halved = moved.dtype in (torch.float16, torch.bfloat16) and tensor.dtype == torch.float32

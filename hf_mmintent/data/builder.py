@@ -12,6 +12,7 @@ from hf_mmintent.data import checks
 from hf_mmintent.data.checks import DataError, Row
 from hf_mmintent.data.feature_files import FeatureFile
 from hf_mmintent.data.report import BuildReport, shared_groups, shared_sentences
+from hf_mmintent.data.safe_pickle import PickleFormatError
 
 COLUMN_GROUPS = ("text", "features", "media")
 _REPORT = "found.json"
@@ -158,8 +159,19 @@ class MultimodalBuilder(datasets.GeneratorBasedBuilder):
     # ---- the interface of `datasets`
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """As in `datasets`. What the files lack is logged again when rows come from the cache, where it is kept."""
-        super().download_and_prepare(*args, **kwargs)
+        """
+        As in `datasets`. What the files lack is logged again when rows come from the cache, where it is kept.
+
+        Raises:
+            DataError, PickleFormatError: what is wrong with the files, as it is: `datasets` would only say that "an error
+                occurred while generating the dataset", and give this as its cause.
+        """
+        try:
+            super().download_and_prepare(*args, **kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, (DataError, PickleFormatError)):
+                raise error.__cause__ from None
+            raise
         place = Path(self.cache_dir) / _REPORT
         if args or kwargs.get("output_dir") is not None:
             return  # a folder of the user's, in which another file would be taken for rows

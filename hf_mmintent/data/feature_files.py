@@ -52,7 +52,7 @@ class FeatureFile:
         transpose: bool = False,
         trust_pickle: bool = False,
         source: str = "<mapping>",
-    ):
+    ) -> None:
         self.modality, self.field, self.vectors, self.transpose = modality, field, vectors, transpose
         self.report = report or BuildReport(modality)
         self.source = source if isinstance(path, Mapping) else str(path)
@@ -203,7 +203,7 @@ def _frame(value: Any, where: str) -> np.ndarray:
 class _ArrayFolder(Mapping[str, Any]):
     """One `.npy` file per key."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names = {path.stem for path in folder.glob("*.npy")}
 
@@ -222,7 +222,7 @@ class _ArrayFolder(Mapping[str, Any]):
 class _Archive(Mapping[str, Any]):
     """Arrays of an `.npz`, read when asked for; the last one is kept."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
@@ -278,7 +278,7 @@ class _Archive(Mapping[str, Any]):
 class _HierarchicalFile(Mapping[str, Any]):
     """Datasets and groups of an HDF5 file that lie in the file itself."""
 
-    def __init__(self, group: Any, source: str):
+    def __init__(self, group: Any, source: str) -> None:
         self.group, self.source = group, source
 
     def __getitem__(self, key: str) -> Any:
@@ -340,7 +340,7 @@ def open_h5(path: str | Path) -> "_HierarchicalFile":
 class _Rows(Mapping[str, Any]):
     """The rows of one dataset of an HDF5 file, one per key, read when asked for."""
 
-    def __init__(self, item: Any, keys: Sequence[str], change: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, item: Any, keys: Sequence[str], change: Callable[[np.ndarray], np.ndarray]) -> None:
         self.item, self.places, self.change = item, {key: place for place, key in enumerate(keys)}, change
 
     def __getitem__(self, key: str) -> Any:

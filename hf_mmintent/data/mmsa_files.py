@@ -31,7 +31,7 @@ class MmsaFile:
         DataError: Arrays are missing or do not have one entry per id.
     """
 
-    def __init__(self, path: Path, report: BuildReport, sha256: str | None = None, trust_pickle: bool = False):
+    def __init__(self, path: Path, report: BuildReport, sha256: str | None = None, trust_pickle: bool = False) -> None:
         self.path, self.report = path, report
         if sha256 is not None and (found := _sha256(path)) != sha256:
             self.report.note(f"{path} has the SHA-256 {found}, the published file {sha256}: these are other features.")

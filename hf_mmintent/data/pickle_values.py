@@ -28,7 +28,7 @@ class Global:
 
     __slots__ = ("build", "name")
 
-    def __init__(self, name: str, build: "Callable[..., Any] | None"):
+    def __init__(self, name: str, build: "Callable[..., Any] | None") -> None:
         self.name, self.build = name, build
 
 
@@ -37,7 +37,7 @@ class Pending:
 
     __slots__ = ("build", "keys", "name")
 
-    def __init__(self, name: str, build: Callable[[Any], Any]):
+    def __init__(self, name: str, build: Callable[[Any], Any]) -> None:
         self.name, self.build, self.keys = name, build, list[int]()
 
 

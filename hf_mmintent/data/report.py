@@ -62,7 +62,7 @@ class BuildReport:
         splits (`dict[str, SplitReport]`): Filled while rows are made, or [`read`].
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name = name
         self.notes: list[str] = []
         self.splits: dict[str, SplitReport] = {}

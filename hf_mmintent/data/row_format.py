@@ -20,7 +20,7 @@ FORMAT = "multimodal"
 class RowFormatter(Formatter[dict, list, dict]):
     """Arrow table to rows, columns or batches of the values described above."""
 
-    def __init__(self, features: Any = None, **kwargs: Any):
+    def __init__(self, features: Any = None, **kwargs: Any) -> None:
         kwargs.pop("columns", None)
         super().__init__(features=features, **kwargs)
 

@@ -132,7 +132,7 @@ _MARK = object()
 class _Machine:
     """Interpreter of the pickle opcodes that stand for data; one method per opcode family."""
 
-    def __init__(self, data: bytes | mmap.mmap, source: str):
+    def __init__(self, data: bytes | mmap.mmap, source: str) -> None:
         self.data, self.source = data, source
         self.view, self.end, self.at = memoryview(data), len(data), 0
         self.stack: list[Any] = []

@@ -92,7 +92,7 @@ class HktFile:
         DataError: Another structure; the message names the example.
     """
 
-    def __init__(self, path: Path, report: BuildReport, labels: tuple[str, str], trust_pickle: bool = False):
+    def __init__(self, path: Path, report: BuildReport, labels: tuple[str, str], trust_pickle: bool = False) -> None:
         self.path, self.report = path, report
         self.rows: dict[str, list[Row]] = {}
         entries: dict[str, dict[str, Any]] = {modality: {} for modality in _PLACES}

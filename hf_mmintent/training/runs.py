@@ -214,7 +214,9 @@ def read_splits(run: RunConfig) -> DatasetDict:
     if missing:
         raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
     splits = DatasetDict({name: loaded[name] for name in wanted})
-    check_ids({name: ({"id": key} for key in rows["id"]) for name, rows in splits.items() if "id" in rows.column_names})
+    check_ids(
+        {name: ({"id": str(key)} for key in rows["id"]) for name, rows in splits.items() if "id" in rows.column_names}
+    )
     if data.development_share is not None:
         rows = splits[wanted[0]]
         classes = "label" if isinstance(rows.features["label"], ClassLabel) else None

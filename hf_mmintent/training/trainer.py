@@ -72,6 +72,7 @@ class MultimodalTrainer(Trainer):
         self.learning_rates = dict(learning_rates or {})
         self.evaluation_drops, self.metric = tuple(evaluation_drops), metric
         self._figures: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)  # by step, of each of its batches
+        self._shown_next: list[dict[str, float]] = []  # steps in the history whose mean was not logged yet
         self.add_callback(ZeroDiagnosticWarning())
         self.add_callback(RouterWarmup())
         alone = self.args.world_size == 1 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
@@ -172,11 +173,14 @@ class MultimodalTrainer(Trainer):
         self._figures[self.state.global_step + 1].append(found)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs:
+        if self._figures:
             steps = self._figures_of_steps()
             # The saved history holds every step, whatever the interval at which means are shown.
             self.state.log_history += [{"step": step, **figures} for step, figures in steps.items()]
-            logs.update(_means(steps.values()))
+            self._shown_next += steps.values()
+        if "loss" in logs:
+            logs.update(_means(self._shown_next))
+            self._shown_next.clear()
         super().log(logs, *args, **kwargs)
 
     def _figures_of_steps(self) -> dict[int, dict[str, float]]:

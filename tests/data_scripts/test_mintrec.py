@@ -99,12 +99,8 @@ def test_missing_empty_and_infinite_features(tmp_path, caplog, monkeypatch):
 
 def test_two_widths(tmp_path):
     write_mintrec_features(write_mintrec(tmp_path), audio={"S05_E16_329": np.zeros((3, 1, 7))})
-    with pytest.raises(Exception) as error:
+    with pytest.raises(DataError, match=r"'S05_E16_329' are 7 wide but those of .* are 6 wide"):
         read(tmp_path)
-    text = str(error.value.__cause__ or error.value)
-    assert "S05_E16_329" in text
-    assert "7 wide" in text
-    assert "6 wide" in text
 
 
 @pytest.mark.parametrize(("columns", "expected"), [
