@@ -2,6 +2,10 @@
 
     python examples/analyze.py tsne runs/clcr runs/clcr_without_intra runs/clcr_without_inter --split test
     python examples/analyze.py tsne runs/plum_net runs/plum_net_without_msa --field private_embeddings --split test
+    python examples/analyze.py tsne runs/without_msa runs/without_msa runs/without_msa runs/plum_net --split test --field \\
+        raw_embeddings common_embeddings private_embeddings private_embeddings
+
+The last one is PLUM-Net's figure: raw, common and private features without the alignment, private features with it.
 
 An output with one vector per modality (PLUM-Net's `raw_embeddings`, `common_embeddings`, `private_embeddings`) gives one point
 per sample and modality it has: the marker is the modality, the colour the label.
@@ -26,7 +30,10 @@ from .common import Subject, add_checkpoint_arguments, gather, open_subjects, ou
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser, several=True)
     parser.add_argument(
-        "--field", default="embeddings", help="output (n, d) or (n, modalities, d) of the model to show"
+        "--field",
+        nargs="+",
+        default=["embeddings"],
+        help="output (n, d) or (n, modalities, d) of the model to show; one for all checkpoints, or one each",
     )
     parser.add_argument("--perplexity", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,16 +86,29 @@ def representations(subject: Subject, field: str, batch_size: int = 32) -> Point
     return Points(found[rows, kinds], labels[rows], np.array(names)[kinds], [ids[row] for row in rows])
 
 
+def fields_of_panels(fields: list[str], count: int) -> list[str]:
+    """
+    The output that each of `count` checkpoints shows.
+
+    Raises:
+        ValueError: there is neither one field nor one for each.
+    """
+    if len(fields) not in (1, count):
+        raise ValueError(f"`--field` names {fields} for {count} checkpoints: give one for all, or one for each.")
+    return fields if len(fields) == count else fields * count
+
+
 def run(arguments: argparse.Namespace) -> str:
+    fields = fields_of_panels(arguments.field, len(arguments.checkpoint))
     subjects = open_subjects(arguments)
     figure, axes = plt.subplots(1, len(subjects), figsize=(4.5 * len(subjects), 4), squeeze=False)
     numbers: dict[str, Any] = {"split": arguments.split, "seed": arguments.seed, "panels": {}}
     rows = []
-    for axis, subject in zip(axes[0], subjects, strict=True):
-        points = representations(subject, arguments.field, arguments.batch_size)
+    for axis, subject, field in zip(axes[0], subjects, fields, strict=True):
+        points = representations(subject, field, arguments.batch_size)
         flat = project(points.vectors, arguments.perplexity, arguments.seed)
         agreement = neighbour_agreement(points.vectors, points.labels, subject.regression)
-        panel: dict[str, Any] = {"neighbour_agreement": agreement}
+        panel: dict[str, Any] = {"field": field, "neighbour_agreement": agreement}
         limits = {"vmin": points.labels.min(), "vmax": points.labels.max()}
         colours = None
         for name, marker in zip(dict.fromkeys(points.modalities), "o^sDvP", strict=False):
@@ -99,12 +119,13 @@ def run(arguments: argparse.Namespace) -> str:
             # 1/M would say that modalities are mixed, 1 that each is an island of its own.
             panel["modality_agreement"] = neighbour_agreement(points.vectors, points.modalities, False)
             axis.legend(markerscale=2)
-        axis.set(title=f"{subject.name}\nneighbour agreement {agreement:.3f}", xticks=[], yticks=[])
+        title = f"{subject.name}\n{field}\nneighbour agreement {agreement:.3f}"
+        axis.set(title=title, xticks=[], yticks=[])
         figure.colorbar(colours, ax=axis)
         places = [[name, modality, *map(float, place)] for name, modality, place in
                   zip(points.ids, points.modalities.tolist(), flat, strict=True)]  # fmt: skip
         numbers["panels"][subject.name] = {**panel, "points": places}
-        rows.append([subject.name, agreement, panel.get("modality_agreement", "")])
+        rows.append([subject.name, field, agreement, panel.get("modality_agreement", "")])
     figure.tight_layout()
-    written = save(f"{arguments.output_dir}/tsne_{arguments.field}_{arguments.split}", figure, numbers)
-    return f"{table(['checkpoint', 'neighbour agreement', 'of the modality'], rows)}\n{written}"
+    written = save(f"{arguments.output_dir}/tsne_{'_'.join(dict.fromkeys(fields))}_{arguments.split}", figure, numbers)
+    return f"{table(['checkpoint', 'output', 'neighbour agreement', 'of the modality'], rows)}\n{written}"

@@ -173,9 +173,7 @@ def test_a_run_that_saves_within_epochs_goes_on_within_them(
     assert same(weights(train_run(run, 0, tmp_path / "cut").checkpoint), weights(whole.checkpoint))
 
 
-def test_a_bank_goes_on_where_it_was(
-    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bank_goes_on_where_it_was(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows are of many steps, which no pass over the training rows brings back; killed in either stage."""
     values["training"] |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
     values["config"] |= {
