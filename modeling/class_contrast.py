@@ -74,7 +74,8 @@ def across_modalities_contrast(
 
     `supcon`: positives have the same class and another modality (also the same sample's); the denominator is over those
     and all vectors of other classes; same class and modality is neither. `printed` (Eq. 2 of PLUM-Net): one positive, the
-    same sample's next modality, and a denominator over everything.
+    next vector of the class in another modality (of the same sample, or for a sample's last modality of the next sample of the
+    class), and a denominator over everything.
 
     Args:
         rows: (B, M, d), one vector per modality.

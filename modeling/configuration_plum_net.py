@@ -126,14 +126,18 @@ class PlumNetConfig(MultimodalConfig):
         return math.sqrt(self.hidden_size) / 4 if self.soft_label_temperature is None else self.soft_label_temperature
 
     @property
+    def has_alignment_loss(self) -> bool:
+        """Whether Eq. (10) has any term."""
+        return self.use_psl_tfb or (self.use_msa and self.msa_loss_weight > 0)
+
+    @property
     def training_stages(self) -> tuple[Stage, ...]:
         """`stages` without the first where the reduced model has no loss for it (first row of Table 3)."""
-        first = self.use_psl_tfb or (self.use_msa and self.msa_loss_weight > 0)
         found = []
         for stage in super().training_stages:
             if stage.name == "alignment" and stage.trainable is None:
                 stage = stage._replace(trainable=(ALIGNED_PARTS,))
-            if first or stage.name != "alignment":
+            if self.has_alignment_loss or stage.name != "alignment":
                 found.append(stage)
         return tuple(found)
 
@@ -144,6 +148,14 @@ class PlumNetConfig(MultimodalConfig):
         for name, *_ in self.stages:
             if name not in ("alignment", "refinement", "joint"):
                 raise ValueError(f"`stages` names {name!r}: PLUM-Net has alignment, refinement and joint.")
+
+    def validate_what_trains(self) -> None:
+        without_loss = set() if self.has_alignment_loss else {"alignment"}
+        if not {name for name, *_ in self.stages} - without_loss:
+            raise ValueError(
+                f"`stages` = {list(self.stages)} leaves nothing to train with `use_msa` {self.use_msa} and `use_psl_tfb` "
+                f"{self.use_psl_tfb}: name refinement or joint, or switch a module of the first stage on."
+            )
 
     def validate_widths(self) -> None:
         for name in ("encoder_heads", "tfb_heads", "prm_heads"):

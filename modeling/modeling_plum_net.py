@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import can_return_tuple, logging
 
-from .class_contrast import across_modalities_contrast, within_modality_contrast
 from .configuration_plum_net import PlumNetConfig
 from .layers import clear_padding, masked_mean
-from .losses import soft_target_loss, task_loss
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
 from .plum_net_branches import BranchStates, FeatureBifurcator, LearnedLabels, NullToken, PrivateRefinement
+from .plum_net_losses import stage_loss
 from .plum_net_outputs import EncodedModalities, PlumNetModelOutput, PlumNetOutput
 from .prototype_labels import ClassSums, FeatureBank, PrototypeLabels, structure_classes
 from .recorder import Recorder
@@ -264,6 +263,8 @@ class PlumNetModel(PlumNetPreTrainedModel):
     @torch.no_grad()
     def collect(self, found: ClassSums, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Add a batch with labels to the class sums; returns what a bank stores of it, nothing without a bank."""
+        if inputs.get("labels") is None:
+            raise ValueError("a batch without `labels` has no part in prototypes: pass labelled training rows.")
         encoded = self.encode(inputs, Recorder(False, False))
         self._add(found, encoded, inputs["labels"])
         if self.config.prototype_schedule != "bank":
@@ -519,7 +520,8 @@ class PlumNetForSequenceClassification(PlumNetPreTrainedModel):
             logits = self.alignment_logits(branch_logits["common"], out.presence)
         loss, terms = None, None
         if labels is not None:
-            loss, terms = self.losses(logits, branch_logits, out, labels)
+            classes = self.model.true_classes(labels)
+            loss, terms = stage_loss(self.config, self.model.labeller, logits, branch_logits, out, labels, classes)
         return PlumNetOutput(
             loss=loss,
             logits=logits,
@@ -552,65 +554,3 @@ class PlumNetForSequenceClassification(PlumNetPreTrainedModel):
         if self.config.problem_type != "regression":
             return mean.to(common.dtype)
         return (mean.softmax(-1) @ self.model.labeller.bin_values.float())[:, None].to(common.dtype)
-
-    # ---- losses -------------------------------------------------------------------------------------------------
-
-    def losses(
-        self, logits: Tensor, branch_logits: dict[str, Tensor], out: PlumNetModelOutput, labels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the current stage and its unweighted terms."""
-        config = self.config
-        terms: dict[str, Tensor] = {}
-        total = logits.new_zeros((), dtype=torch.float32)
-        stage1_weight = 1.0
-        if config.training_stage != "alignment":
-            stage1_weight = config.stage1_weight_in_stage2
-            regression = config.problem_type == "regression"
-            weight = self.model.labeller.class_weight() if config.class_balanced_ce and not regression else None
-            terms["task"] = task_loss(logits, labels, config.problem_type, "l1", weight)  # Eq. (11) and (12)
-            total = total + terms["task"]
-        if stage1_weight > 0:
-            classes = self.model.true_classes(labels)
-            if branch_logits:  # Eq. (8)
-                terms["common"], terms["private"] = self.branch_terms(branch_logits, out, classes)
-                total = total + stage1_weight * (terms["common"] + terms["private"])
-            if config.use_msa and config.msa_loss_weight > 0:  # Eq. (3)
-                terms["msa_inter"], terms["msa_intra"] = self.alignment_terms(out, classes)
-                weight = stage1_weight * config.msa_loss_weight  # Eq. (10)
-                total = total + weight * (terms["msa_inter"] + terms["msa_intra"])
-        if not terms:
-            raise ValueError(
-                f"`training_stage` is {config.training_stage!r} but the model has no loss for it: `use_msa` is "
-                f"{config.use_msa}, `use_psl_tfb` is {config.use_psl_tfb}. Call `set_stage('refinement')`."
-            )
-        return total, {name: term.detach() for name, term in terms.items()}
-
-    def branch_terms(
-        self, branch_logits: dict[str, Tensor], out: PlumNetModelOutput, classes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Eq. (6) on the true class and Eq. (7) on the label of the modality, each summed over the modalities."""
-        labeller = self.model.labeller
-        weight = labeller.class_weight() if self.config.class_balanced_ce else None
-        warm = labeller.ready & (labeller.epochs_started > self.config.psl_warmup_epochs)  # (M,)
-        common, private = [], []
-        for index in range(len(self.config.modalities)):
-            known = out.presence[:, index] & (classes >= 0)
-            truth = nn.functional.one_hot(classes.clamp(min=0), self.config.num_structure_classes).float()
-            own = out.soft_labels[:, index].float()
-            if self.config.psl_target == "hard":
-                own = nn.functional.one_hot(out.hard_labels[:, index].clamp(min=0), own.shape[-1]).float()
-            own = torch.where(warm[index], own, truth)
-            common.append(soft_target_loss(branch_logits["common"][:, index], truth, known, weight))
-            private.append(soft_target_loss(branch_logits["private"][:, index], own, known, weight))
-        return torch.stack(common).sum(), torch.stack(private).sum()
-
-    def alignment_terms(self, out: PlumNetModelOutput, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. (2) across modalities, and Eq. (1) summed over the modalities."""
-        config, valid = self.config, out.presence & (classes >= 0)[:, None]
-        options = (config.msa_temperature, config.msa_form)
-        inter = across_modalities_contrast(out.projected_embeddings, classes, valid, *options)
-        intra = [
-            within_modality_contrast(out.raw_embeddings[:, i], classes, valid[:, i], *options)
-            for i in range(len(config.modalities))
-        ]
-        return inter, torch.stack(intra).sum()

@@ -31,31 +31,47 @@ def class_names(subject: Subject) -> list[str]:
     return [f"{value:+.2f}" for value in subject.model.base_model.labeller.bin_values.tolist()]
 
 
-def label_counts(subject: Subject, batch_size: int = 32) -> dict[str, dict[str, int]]:
-    """Samples per class name: of the true label ("annotated") and of every modality's own, over the samples that have it."""
-    names = class_names(subject)
-    true = subject.model.base_model.true_classes(torch.as_tensor(subject.labels())).numpy()
+def labels_of_modalities(subject: Subject, batch_size: int = 32) -> dict[str, np.ndarray]:
+    """
+    Class (n,) of every row: the true one ("annotated"; −1 where unknown) and every modality's own (−1 where it is absent).
+
+    Raises:
+        ValueError: the model has no prototypes; its labels would mean nothing.
+    """
+    base = subject.model.base_model
+    labeller = getattr(base, "labeller", None)
+    if labeller is None or not bool(labeller.ready.any()):
+        raise ValueError(
+            f"{subject.name} ({type(subject.model).__name__}) has no prototypes that would label its modalities: choose a "
+            f"checkpoint that was trained with them (in PLUM-Net, with `use_psl_tfb`)."
+        )
+    true = base.true_classes(torch.as_tensor(subject.labels())).numpy()
     own = gather(outputs(subject, batch_size, "labels of the modalities"), "hard_labels")["hard_labels"].astype(int)
-    columns = {"annotated": true, **dict(zip(subject.model.config.modalities, own.T, strict=True))}
+    return {"annotated": true, **dict(zip(subject.model.config.modalities, own.T, strict=True))}
+
+
+def label_counts(labels: dict[str, np.ndarray], names: list[str]) -> dict[str, dict[str, int]]:
+    """Samples per class name, of the true label and of every modality's own over the samples that have it."""
     return {
         source: {name: int(np.sum(found == index)) for index, name in enumerate(names)}
-        for source, found in columns.items()
+        for source, found in labels.items()
     }
 
 
-def agreement(subject: Subject, batch_size: int = 32) -> dict[str, float]:
-    """Share of the samples with a modality whose own label is the annotated class."""
-    true = subject.model.base_model.true_classes(torch.as_tensor(subject.labels())).numpy()
-    own = gather(outputs(subject, batch_size, "agreement"), "hard_labels")["hard_labels"].astype(int)
-    return {
-        name: float((column == true)[column >= 0].mean()) if (column >= 0).any() else float("nan")
-        for name, column in zip(subject.model.config.modalities, own.T, strict=True)
-    }
+def agreement(labels: dict[str, np.ndarray]) -> dict[str, float]:
+    """Share of the samples with a modality and a known class whose own label is that class."""
+    shares = {}
+    for name, own in labels.items():
+        both = (own >= 0) & (labels["annotated"] >= 0)
+        if name != "annotated":
+            shares[name] = float((own == labels["annotated"])[both].mean()) if both.any() else float("nan")
+    return shares
 
 
 def run(arguments: argparse.Namespace) -> str:
     subject = open_subject(arguments.checkpoint, arguments)
-    counts, share = label_counts(subject, arguments.batch_size), agreement(subject, arguments.batch_size)
+    labels = labels_of_modalities(subject, arguments.batch_size)
+    counts, share = label_counts(labels, class_names(subject)), agreement(labels)
     names = class_names(subject)
     figure, axis = plt.subplots(figsize=(max(6, len(names)), 4))
     width = 0.8 / len(counts)

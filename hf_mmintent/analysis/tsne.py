@@ -2,6 +2,10 @@
 
     python examples/analyze.py tsne runs/clcr runs/clcr_without_intra runs/clcr_without_inter --split test
     python examples/analyze.py tsne runs/plum_net runs/plum_net_without_msa --field private_embeddings --split test
+    python examples/analyze.py tsne runs/without_msa runs/without_msa runs/without_msa runs/plum_net --split test --field \\
+        raw_embeddings common_embeddings private_embeddings private_embeddings
+
+The last one is PLUM-Net's figure: raw, common and private features without the alignment, private features with it.
 
     python examples/analyze.py tsne runs/mvcl_daf_mintrec --view fused --prototypes train --split test
 
@@ -48,7 +52,10 @@ from .common import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser, several=True)
     parser.add_argument(
-        "--field", default="embeddings", help="output (n, d) or (n, modalities, d) of the model to show"
+        "--field",
+        nargs="+",
+        default=["embeddings"],
+        help="output (n, d) or (n, modalities, d) of the model to show; one for all checkpoints, or one each",
     )
     parser.add_argument("--view", help="name of a view, of models that return `view_embeddings`, in place of a field")
     parser.add_argument("--prototypes", metavar="SPLIT", help="also show the class means of this split")
@@ -157,17 +164,17 @@ def nearest_is_own(points: Points, prototypes: Points) -> float:
     return float((prototypes.labels[cosine.argmax(1)] == points.labels).mean())
 
 
-def _gather(subject: Subject, arguments: argparse.Namespace, views: Sequence[str] | None) -> Points:
+def _gather(subject: Subject, field: str, arguments: argparse.Namespace, views: Sequence[str] | None) -> Points:
     if arguments.view is None:
-        return representations(subject, arguments.field, arguments.batch_size)
+        return representations(subject, field, arguments.batch_size)
     return view_points(subject, views, arguments.batch_size)
 
 
-def _prototypes(subject: Subject, checkpoint: str, arguments: argparse.Namespace) -> Points:
+def _prototypes(subject: Subject, checkpoint: str, field: str, arguments: argparse.Namespace) -> Points:
     if subject.regression:
         raise ValueError("`--prototypes` are means of classes, but this checkpoint predicts a value.")
     train = with_rows(subject, dataset_rows(find_checkpoints(checkpoint)[0], arguments, arguments.prototypes))
-    return class_means(_gather(train, arguments, arguments.prototype_views))
+    return class_means(_gather(train, field, arguments, arguments.prototype_views))
 
 
 def draw_panel(
@@ -209,19 +216,33 @@ def draw_panel(
         bar.set_ticks(range(len(names)), labels=list(names), fontsize=8 if len(names) <= 20 else 6)
 
 
+def fields_of_panels(fields: list[str], count: int) -> list[str]:
+    """
+    The output that each of `count` checkpoints shows.
+
+    Raises:
+        ValueError: there is neither one field nor one for each.
+    """
+    if len(fields) not in (1, count):
+        raise ValueError(f"`--field` names {fields} for {count} checkpoints: give one for all, or one for each.")
+    return fields if len(fields) == count else fields * count
+
+
 def run(arguments: argparse.Namespace) -> str:
+    fields = fields_of_panels(arguments.field, len(arguments.checkpoint))
     subjects = open_subjects(arguments)
     figure, axes = plt.subplots(1, len(subjects), figsize=(5.6 * len(subjects), 4.4), squeeze=False)
     numbers: dict[str, Any] = {"split": arguments.split, "seed": arguments.seed, "panels": {}}
     rows = []
-    for axis, subject, checkpoint in zip(axes[0], subjects, arguments.checkpoint, strict=True):
-        points = _gather(subject, arguments, arguments.view and [arguments.view])
+    for axis, subject, checkpoint, field in zip(axes[0], subjects, arguments.checkpoint, fields, strict=True):
+        shown = field if arguments.view is None else f"view_{arguments.view}"
+        points = _gather(subject, field, arguments, arguments.view and [arguments.view])
         agreement = neighbour_agreement(points.vectors, points.labels, subject.regression)
-        panel: dict[str, Any] = {"neighbour_agreement": agreement}
-        title = f"{subject.name}\nneighbour agreement {agreement:.3f}"
+        panel: dict[str, Any] = {"output": shown, "neighbour_agreement": agreement}
+        title = f"{subject.name}\n{shown}\nneighbour agreement {agreement:.3f}"
         vectors, prototypes = points.vectors, None
         if arguments.prototypes is not None:
-            prototypes = _prototypes(subject, checkpoint, arguments)
+            prototypes = _prototypes(subject, checkpoint, field, arguments)
             panel["nearest_prototype_accuracy"] = nearest_is_own(points, prototypes)
             title += f", nearest class mean {panel['nearest_prototype_accuracy']:.3f}"
             unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -243,11 +264,12 @@ def run(arguments: argparse.Namespace) -> str:
                 [names[label], modality, *map(float, place)] for label, modality, place in
                 zip(prototypes.labels, prototypes.modalities.tolist(), flat[count:], strict=True)
             ]  # fmt: skip
-        numbers["panels"][subject.name] = {**panel, "points": places}
+        several = sum(other.name == subject.name for other in subjects) > 1
+        numbers["panels"][f"{subject.name} {shown}" if several else subject.name] = {**panel, "points": places}
         scored = [panel.get(key, "") for key in ("modality_agreement", "nearest_prototype_accuracy")]
-        rows.append([subject.name, agreement, *scored])
+        rows.append([subject.name, shown, agreement, *scored])
     figure.tight_layout()
-    shown = arguments.field if arguments.view is None else f"view_{arguments.view}"
-    written = save(f"{arguments.output_dir}/tsne_{shown}_{arguments.split}", figure, numbers)
-    columns = ["checkpoint", "neighbour agreement", "of the modality", "nearest class mean"]
+    stem = "_".join(dict.fromkeys(panel["output"] for panel in numbers["panels"].values()))
+    written = save(f"{arguments.output_dir}/tsne_{stem}_{arguments.split}", figure, numbers)
+    columns = ["checkpoint", "output", "neighbour agreement", "of the modality", "nearest class mean"]
     return f"{table(columns, rows)}\n{written}"

@@ -9,18 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from hf_mmintent.analysis.common import Subject
 from hf_mmintent.analysis.common_similarity import CommonSimilarity, common_similarity, pairwise_cosine
-from hf_mmintent.analysis.label_distribution import agreement, class_names, label_counts
-from hf_mmintent.analysis.tsne import representations
+from hf_mmintent.analysis.label_distribution import agreement, class_names, label_counts, labels_of_modalities
+from hf_mmintent.analysis.tsne import fields_of_panels, representations
 from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import open_checkpoint
 from hf_mmintent.training import RunConfig, train_run
-from tests.modeling.testers import PlumNetTester
+from tests.modeling.testers import MisaTester, PlumNetTester
 
 from .training_cases import LABELS, settings
 
@@ -57,12 +58,34 @@ def analyze(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: Any) -> Non
 
 
 def test_label_counts_are_those_of_the_rows(subject: Subject) -> None:
-    counts = label_counts(subject, batch_size=5)
+    labels = labels_of_modalities(subject, batch_size=5)
+    counts = label_counts(labels, class_names(subject))
     assert counts["annotated"] == dict.fromkeys(LABELS, 8) and list(counts) == ["annotated", "text", "audio", "video"]
     assert all(sum(found.values()) == 24 for found in counts.values())
-    share = agreement(subject, batch_size=5)
+    share = agreement(labels)
     assert share["audio"] > 0.8  # the label shows in the features, not in the words
     assert share["text"] < share["audio"]
+
+
+def test_absent_modalities_and_unknown_labels_agree_with_nothing() -> None:
+    labels = {"annotated": np.array([0, 1, -1, 2]), "audio": np.array([0, -1, 1, 1]), "video": np.full(4, -1)}
+    assert agreement(labels)["audio"] == 0.5 and np.isnan(agreement(labels)["video"])
+    assert label_counts(labels, ["a", "b", "c"])["audio"] == {"a": 1, "b": 2, "c": 0}
+
+
+def test_a_model_without_prototypes_labels_nothing(subject: Subject) -> None:
+    subject.model.base_model.labeller.prototype_counts.zero_()
+    with pytest.raises(ValueError, match=r"plum \(PlumNetForSequenceClassification\) has no prototypes"):
+        labels_of_modalities(subject)
+    other = MisaTester().model()
+    with pytest.raises(ValueError, match="has no prototypes"):
+        labels_of_modalities(Subject("misa", other, subject.processor, subject.rows))
+
+
+def test_panels_show_one_output_each_or_all_the_same() -> None:
+    assert fields_of_panels(["a"], 3) == ["a"] * 3 and fields_of_panels(["a", "b"], 2) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"\['a', 'b'\] for 3 checkpoints"):
+        fields_of_panels(["a", "b"], 3)
 
 
 def test_classes_of_a_regression_have_names() -> None:
@@ -110,7 +133,7 @@ def test_every_figure_is_drawn_with_its_numbers(
     run_file.write_text(yaml.safe_dump(copy.deepcopy(values)))
     for arguments in (
         ("label-distribution", checkpoint, "--split", "train", "--output_dir", tmp_path),
-        ("tsne", checkpoint, checkpoint, "--field", "raw_embeddings", "--output_dir", tmp_path),
+        ("tsne", checkpoint, checkpoint, "--field", "raw_embeddings", "common_embeddings", "--output_dir", tmp_path),
         ("common-similarity", run_file, "--output_dir", tmp_path),
         ("common-similarity", run_file, "--output_dir", tmp_path),  # finished: drawn again
     ):

@@ -45,6 +45,15 @@ def test_eq_2_as_printed_takes_the_next_modality_of_the_same_sample() -> None:
     assert found.item() == pytest.approx((ends + math.log(2 + math.e) + ends + 1) / 3, abs=1e-6)
 
 
+def test_eq_2_as_printed_goes_on_to_the_next_sample_of_the_class() -> None:
+    """Two samples of one class with two modalities: (0, 0) -> (0, 1) -> (1, 0) -> (1, 1) -> (0, 0)."""
+    rows = torch.tensor([[EAST, NORTH], [NORTH, WEST]])
+    found = across_modalities_contrast(rows, torch.tensor([0, 0]), torch.ones(2, 2, dtype=torch.bool), 1.0, "printed")
+    east, north = math.log(math.e + 2 + 1 / math.e), math.log(2 * math.e + 2)  # west is like east
+    expected = (east - 0) + (north - 1) + (north - 0) + (east - -1)
+    assert found.item() == pytest.approx(expected / 4, abs=1e-6)
+
+
 def within_reference(rows: Tensor, classes: list[int], valid: list[bool], temperature: float) -> float:
     losses = []
     for i in range(len(rows)):

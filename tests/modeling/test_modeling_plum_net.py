@@ -1,4 +1,4 @@
-"""PLUM-Net against its equations: losses of both stages, labels, ablations, missing modalities, saving."""
+"""PLUM-Net: refinement and heads, ablations, missing modalities, stages, saving."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ from transformers import AutoProcessor
 
 from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
 from hf_mmintent.modeling.configuration_plum_net import PlumNetConfig
-from hf_mmintent.modeling.losses import soft_target_loss
 from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification
-from hf_mmintent.modeling.plum_net_branches import LabelAttention
+from hf_mmintent.modeling.plum_net_branches import BranchStates, LabelAttention, PrivateRefinement
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.recorder import Recorder
 
-from .testers import PlumNetTester, tiny_bert
+from .plum_net_cases import REGRESSION, TESTER, batch, make, run, still_bert
 
-TESTER = PlumNetTester()
-REGRESSION: dict[str, Any] = {
-    "num_labels": 1, "problem_type": "regression", "id2label": {0: "value"}, "label2id": {"value": 0},
-}  # fmt: skip
-VALUES = torch.tensor([-1.5, 0.0, 2.0, 0.5])
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(("text", "audio", "video"), n)]
 TABLE_3 = [
     {"use_msa": False, "use_psl_tfb": False, "use_prm": False},
@@ -36,261 +30,6 @@ TABLE_3 = [
     {"use_msa": True, "use_psl_tfb": True, "use_prm": True},
     {"use_msa": False, "use_psl_tfb": True, "use_prm": True},  # Figures 5c and 6
 ]
-
-
-def batch(regression: bool = False) -> dict[str, Tensor]:
-    found = TESTER.inputs(training=True)
-    return {**found, "labels": VALUES} if regression else found
-
-
-def make(**overrides: Any) -> PlumNetForSequenceClassification:
-    """A model past its warm-up, with prototypes of the batch."""
-    regression = overrides.get("problem_type") == "regression"
-    torch.manual_seed(0)
-    model = PlumNetForSequenceClassification(TESTER.config(**overrides)).eval()
-    absent = {"text", "audio", "video"} - set(model.config.modalities)
-    inputs = TESTER.without(batch(regression), *absent)
-    for _ in range(model.config.psl_warmup_epochs + 1):
-        model.base_model.labeller.epochs_started += 1
-    model.update_prototypes([inputs])
-    return model
-
-
-def run(model: Any, inputs: dict[str, Tensor]) -> Any:
-    with torch.no_grad():
-        return model(**inputs)
-
-
-# ---- losses of the stages ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stage", ["alignment", "refinement", "joint"])
-@pytest.mark.parametrize("settings", [{}, REGRESSION, {"psl_target": "soft", "msa_form": "printed"}])
-def test_each_stage_weighs_its_own_terms(stage: str, settings: dict[str, Any]) -> None:
-    model = make(stage1_weight_in_stage2=0.3, msa_loss_weight=0.7, **settings).train()
-    model.set_stage(stage)
-    out = model(**batch("problem_type" in settings))
-    terms = {name: term.item() for name, term in out.loss_terms.items()}
-    first = terms["common"] + terms["private"] + 0.7 * (terms["msa_inter"] + terms["msa_intra"])  # Eq. (10)
-    expected = first if stage == "alignment" else terms["task"] + 0.3 * first  # Eq. (13)
-    assert out.loss.item() == pytest.approx(expected, abs=1e-5)
-    assert ("task" in terms) == (stage != "alignment") and len(terms) == 4 + ("task" in terms)
-
-
-def test_terms_with_weight_zero_are_not_computed() -> None:
-    assert set(run(make(stage1_weight_in_stage2=0.0), batch()).loss_terms) == {"task"}
-    assert set(run(make(msa_loss_weight=0.0), batch()).loss_terms) == {"task", "common", "private"}
-
-
-def test_eq_12_by_hand() -> None:
-    """Predictions 0 everywhere: the mean of |-1.5|, 0, 2 and 0.5."""
-    model = make(**REGRESSION)
-    nn.init.zeros_(model.classifier.weight)
-    nn.init.zeros_(model.classifier.bias)
-    assert run(model, batch(True)).loss_terms["task"].item() == pytest.approx(1.0)
-
-
-def test_eq_6_by_hand() -> None:
-    """Shares 1/2, 1/4, 1/4 of three classes: -log 1/2 and -log 1/4; an unknown row and class weights."""
-    logits = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log()
-    target = nn.functional.one_hot(torch.tensor([0, 1, 2])).float()
-    known = torch.tensor([True, True, False])
-    log2 = float(np.log(2))
-    assert soft_target_loss(logits, target, known, None).item() == pytest.approx((log2 + 2 * log2) / 2)
-    weight = torch.tensor([3.0, 1.0, 1.0])
-    assert soft_target_loss(logits, target, known, weight).item() == pytest.approx((3 * log2 + 2 * log2) / 4)
-    assert soft_target_loss(logits, target, ~known & False, None).item() == 0.0
-
-
-def test_branch_terms_equal_a_loop() -> None:
-    """Eq. (6)-(8): sums over modalities of means over the samples that have them; ignored labels do not count."""
-    model, inputs = make(), batch()
-    inputs["labels"][3] = -100
-    inputs["audio_attention_mask"][0] = 0
-    out = run(model, inputs)
-    own = out.hard_labels.clone()
-    assert not torch.equal(own[own >= 0], inputs["labels"][:, None].expand(-1, 3)[own >= 0])  # PSL does something
-    found = {"common": 0.0, "private": 0.0}
-    for m in range(3):
-        rows = [i for i in range(3) if not (m == 1 and i == 0)]
-        for kind, targets in (("common", inputs["labels"]), ("private", own[:, m])):
-            logs = getattr(out, f"{kind}_logits")[:, m].log_softmax(-1)
-            found[kind] -= sum(logs[i, targets[i]].item() for i in rows) / len(rows)
-    assert out.loss_terms["common"].item() == pytest.approx(found["common"], abs=1e-5)
-    assert out.loss_terms["private"].item() == pytest.approx(found["private"], abs=1e-5)
-    assert out.hard_labels[0, 1] == -1 and out.soft_labels[0, 1].eq(0).all()
-
-
-def test_private_branches_learn_true_labels_during_the_warm_up() -> None:
-    model, inputs = make(), batch()
-    model.model.labeller.epochs_started.fill_(1)
-    out = run(model, inputs)
-    expected = sum(nn.functional.cross_entropy(out.private_logits[:, m], inputs["labels"]).item() for m in range(3))
-    assert out.loss_terms["private"].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_one_sample_has_no_contrast() -> None:
-    out = run(make(), {name: value[:1] for name, value in batch().items()})
-    assert out.loss_terms["msa_intra"] == 0 and torch.isfinite(out.loss)
-
-
-def test_class_weights_enter_every_cross_entropy() -> None:
-    plain, balanced = make(), make(class_balanced_ce=True)
-    balanced.load_state_dict(plain.state_dict())
-    first, second = run(plain, batch()).loss_terms, run(balanced, batch()).loss_terms
-    assert all(first[name] != second[name] for name in ("task", "common", "private"))
-    weight = torch.tensor([4 / 3, 4 / 6, 4 / 3])  # one, two and one sample
-    expected = nn.functional.cross_entropy(run(plain, batch()).logits, batch()["labels"], weight=weight)
-    assert second["task"].item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-# ---- labels of the modalities ------------------------------------------------------------------------------------
-
-
-def batches() -> list[dict[str, Tensor]]:
-    found = [TESTER.random_batch(seed) for seed in range(3)]
-    for index, inputs in enumerate(found):
-        inputs["labels"] = torch.tensor([0, 1, 1, 0]) if index else torch.tensor([0, 1, -100, 1])
-    found[1]["video_attention_mask"][2] = 0
-    return found
-
-
-def test_prototypes_are_class_means_by_a_loop() -> None:
-    model = make()
-    untouched = model.model.labeller.prototypes[:, 2].clone()
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    model.train()
-    model.update_prototypes(batches())
-    assert model.training and all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    model.eval()
-    members: dict[tuple[int, int], list[Tensor]] = {}
-    for inputs in batches():
-        out = run(model, {name: value for name, value in inputs.items() if name != "labels"})
-        for i, label in enumerate(inputs["labels"].tolist()):
-            for m in range(3):
-                if label >= 0 and out.presence[i, m]:
-                    members.setdefault((m, label), []).append(out.raw_embeddings[i, m])
-    assert len(members) == 6
-    labeller = model.model.labeller
-    for (m, label), rows in members.items():
-        torch.testing.assert_close(labeller.prototypes[m, label], torch.stack(rows).mean(0), atol=1e-5, rtol=1e-5)
-        assert labeller.prototype_counts[m, label] == len(rows)
-    assert torch.equal(labeller.prototypes[:, 2], untouched)  # no sample of class 2
-
-
-def test_labels_in_eval_mode_come_from_stored_prototypes_alone() -> None:
-    for schedule in ("epoch", "batch", "bank"):
-        model = make()
-        model.config.prototype_schedule = schedule
-        model.set_stage("joint")
-        stored = model.model.labeller.prototypes.clone()
-        inputs = batch()
-        with_labels = run(model, inputs)
-        labels = inputs.pop("labels")
-        without = run(model, inputs)
-        other = run(model, {**inputs, "labels": (labels + 1) % 3})
-        for out in (without, other):
-            assert torch.equal(out.soft_labels, with_labels.soft_labels)
-            assert torch.equal(out.hard_labels, with_labels.hard_labels)
-            assert torch.equal(out.logits, with_labels.logits)
-        assert torch.equal(model.model.labeller.prototypes, stored)
-        torch.testing.assert_close(with_labels.soft_labels.sum(-1), torch.ones(4, 3))
-        assert torch.equal(with_labels.soft_labels.argmax(-1), with_labels.hard_labels)
-        assert with_labels.modality_weights is None
-
-
-@pytest.mark.parametrize(
-    ("stage", "refresh", "moves"),
-    [("alignment", False, True), ("refinement", False, False), ("refinement", True, True), ("joint", False, True)],
-)
-def test_prototypes_follow_the_stage(stage: str, refresh: bool, moves: bool) -> None:
-    model = make(refresh_in_stage2=refresh)
-    model.set_stage(stage)
-    before = model.model.labeller.prototypes.clone()
-    model.on_stage_epoch_start(batches())
-    assert torch.equal(before, model.model.labeller.prototypes) != moves
-    assert model.model.labeller.epochs_started == 3
-
-
-def test_a_run_without_a_first_stage_measures_prototypes_once() -> None:
-    torch.manual_seed(0)
-    model = PlumNetForSequenceClassification(TESTER.config())
-    model.on_stage_epoch_start(batches())
-    first = model.model.labeller.prototypes.clone()
-    assert first.ne(0).any()
-    model.on_stage_epoch_start([batch()])
-    assert torch.equal(first, model.model.labeller.prototypes)
-
-
-def test_pseudo_prototypes_average_the_samples_nearest_to_the_old_ones() -> None:
-    model = make(prototype_assign="pseudo")
-    inputs = batch()
-    out = run(model, inputs)
-    model.update_prototypes([inputs])
-    for m, k in itertools.product(range(3), range(3)):
-        rows = out.raw_embeddings[:, m][out.hard_labels[:, m] == k]
-        if len(rows):
-            torch.testing.assert_close(model.model.labeller.prototypes[m, k], rows.mean(0))
-
-
-def test_batch_schedule_follows_every_training_step() -> None:
-    model = make(prototype_schedule="batch", encoder_dropout=0.0, text_config=still_bert()).train()
-    model.set_stage("alignment")
-    inputs = TESTER.random_batch(5)
-    out = model(**inputs)
-    for m, label in itertools.product(range(3), range(3)):
-        rows = out.raw_embeddings[inputs["labels"] == label, m]
-        if len(rows):
-            torch.testing.assert_close(model.model.labeller.prototypes[m, label], rows.mean(0).detach())
-
-
-def still_bert() -> Any:
-    return tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-
-
-def numbered(count: int) -> list[dict[str, Tensor]]:
-    return [{**TESTER.random_batch(s), "sample_index": torch.arange(4 * s, 4 * s + 4)} for s in range(count)]
-
-
-def test_bank_schedule_averages_the_last_features_of_all_samples() -> None:
-    torch.manual_seed(0)
-    model = PlumNetForSequenceClassification(TESTER.config(prototype_schedule="bank", encoder_dropout=0.0)).train()
-    model.set_stage("alignment")
-    model.on_stage_epoch_start(numbered(3))
-    model.eval()
-    model.update_prototypes(numbered(3))
-    rows = torch.cat([run(model, inputs).raw_embeddings for inputs in numbered(3)])
-    labels = torch.cat([inputs["labels"] for inputs in numbered(3)])
-    with torch.no_grad():
-        for parameter in model.model.encoders.parameters():
-            parameter += 0.1  # the encoders move, and one batch is seen again
-    model.train()
-    torch.manual_seed(1)
-    rows[4:8] = model(**numbered(3)[1]).raw_embeddings.detach()
-    for m, label in itertools.product(range(3), range(3)):
-        expected = rows[labels == label, m].mean(0)
-        torch.testing.assert_close(model.model.labeller.prototypes[m, label], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_bank_that_is_not_full_again_leaves_the_prototypes() -> None:
-    """After an interruption the bank is empty: prototypes of one batch would be worse than those of the checkpoint."""
-    model = make(prototype_schedule="epoch")
-    model.update_prototypes(numbered(3))
-    stored = model.model.labeller.prototypes.clone()
-    model.config.prototype_schedule = "bank"
-    model.set_stage("alignment")
-    model.train()
-    for index, inputs in enumerate(numbered(3)):
-        model(**inputs)
-        assert torch.equal(model.model.labeller.prototypes, stored) == (index < 2)
-
-
-def test_bank_needs_numbered_samples() -> None:
-    torch.manual_seed(0)
-    model = PlumNetForSequenceClassification(TESTER.config(prototype_schedule="bank")).train()
-    model.set_stage("alignment")
-    with pytest.raises(ValueError, match="sample_index"):
-        model(**batch())
 
 
 # ---- refinement and heads ----------------------------------------------------------------------------------------
@@ -320,6 +59,42 @@ def test_eq_9_equals_a_loop_over_label_tokens() -> None:
         expected = part.o_proj(sum(w * v for w, v in zip(weights, values, strict=True)))
         found = module(fused, soft, vectors, Recorder(False, False))
     torch.testing.assert_close(found[0], expected)
+
+
+def attended(part: Any, queries: Tensor, keys: Tensor) -> Tensor:
+    """Attention with one head written out, (T_q, d) on (T_k, d)."""
+    scores = part.q_proj(queries) @ part.k_proj(keys).T / keys.shape[1] ** 0.5
+    return part.o_proj(scores.softmax(-1) @ part.v_proj(keys))
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum"])
+def test_eq_9_as_a_whole(combine: str) -> None:
+    """Both directions, their mean over the valid steps, the norm, and the attention to the labels added to it."""
+    config = TESTER.config(fusion_combine=combine, prm_heads=1, attn_implementation="eager")
+    module = PrivateRefinement(config).eval()
+    common, private, soft, vectors = torch.randn(2, 5, 16), torch.randn(2, 5, 16), torch.rand(2, 3), torch.randn(3, 16)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    with torch.no_grad():
+        found = module(BranchStates(common, private, mask), soft, vectors, Recorder(False, False))
+        for row, steps in enumerate((5, 3)):
+            c, p = common[row, :steps], private[row, :steps]
+            forth = attended(module.common_to_private, c, p).mean(0)
+            back = attended(module.private_to_common, p, c).mean(0)
+            fused = forth + back if combine == "sum" else module.combine(torch.cat([forth, back]))
+            fused = module.norm(fused)
+            refined = attended(module.labels.attention, fused[None], soft[row, :, None] * vectors)[0]
+            torch.testing.assert_close(found[row], fused + refined, atol=1e-5, rtol=1e-5)
+
+
+def test_private_branches_read_the_modality_and_common_ones_the_shared_projection() -> None:
+    model, inputs = make(), batch()
+    before = run(model, inputs)
+    with torch.no_grad():
+        model.model.common_projection.weight.add_(torch.randn(16, 16))
+    after = run(model, inputs)
+    assert torch.equal(after.private_embeddings, before.private_embeddings)
+    for m in range(3):  # one W_com for all
+        assert not torch.allclose(after.common_embeddings[:, m], before.common_embeddings[:, m], atol=1e-3)
 
 
 def test_prototypes_have_no_gradient_but_change_the_prediction() -> None:
@@ -535,6 +310,8 @@ def test_regression_learns_sixteen_samples_through_both_stages() -> None:
         ({"modalities": ("text", "smell")}, "smell"),
         ({"stages": (("warmup", 3),)}, "names 'warmup'"),
         ({"stages": (("alignment",),)}, "expected"),
+        ({"stages": ()}, "nothing to train"),
+        ({**TABLE_3[0], "stages": (("alignment", 3),)}, "nothing to train"),
         ({"stages": (("alignment", 0),)}, "leave it out"),
         ({"stages": (("alignment", 1), ("alignment", 2))}, "twice"),
         ({"stages": (("alignment", 1, ("(",)),)}, "no regular expression"),
