@@ -16,9 +16,9 @@ PACKAGES = [
 EXTRAS = {
     "media": ["av>=14", "soxr>=0.5", "Pillow>=10"],
     "explain": ["nltk>=3.9"],
-    "demo": ["gradio>=6"],
     "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
 }
+EXTRAS["demo"] = [*EXTRAS["media"], "gradio>=6"]  # a Space installs this extra alone
 EXTRAS["dev"] = [
     *EXTRAS["media"],
     *EXTRAS["explain"],

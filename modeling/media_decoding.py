@@ -93,8 +93,10 @@ def decode_clip(
 
     Raises:
         MediaError: missing, empty, cut off or damaged file, not a media file, nothing between `start` and `end`, or
-            neither sound nor pictures at all. A cut is only noticed where a header states the length or a frame breaks:
-            an MP3, Ogg or MPEG stream may simply end.
+            neither sound nor pictures at all. What a file says of itself (lengths, checksums, numbers of its pages) is
+            held against what is there once its end is reached. Two things nobody can notice: a stream without such
+            statements that was cut between two packets, and bytes exchanged within the data of a codec without checksums
+            (PCM, VP8, VP9, at times H.264 and HEVC).
         ImportError: PyAV is not installed.
     """
     request = _check_request(
