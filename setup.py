@@ -22,6 +22,7 @@ EXTRAS["demo"] = [*EXTRAS["media"], "gradio>=6"]  # a Space installs this extra 
 EXTRAS["dev"] = [
     *EXTRAS["media"],
     *EXTRAS["explain"],
+    *EXTRAS["onnx"],
     "pytest>=9",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",

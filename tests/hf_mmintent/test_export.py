@@ -77,8 +77,12 @@ def test_a_small_classifier(text_only: tuple[Any, OnnxClassifier, Path], tiny_to
         classifier({"audio_features": np.zeros((1, 2, 3), np.float32)})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TESTERS)
+QUICK = "ConcatFusionTester"  # the cheapest of those with several modalities
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in TESTERS]
+)
 def test_every_architecture(name: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
     check(*export(TESTERS[name], tiny_tokenizer, tmp_path))
 
