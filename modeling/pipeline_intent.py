@@ -38,13 +38,21 @@ class Part:
     text: str | None
     heard: bool  # whether the words come from speech recognition
     position: int  # of the sample among the inputs
+    reached: list[str] | None = None  # modalities that reached the model, once the arrays are freed
 
     @property
     def used(self) -> list[str]:
         """Modalities that reach the model."""
+        if self.reached is not None:
+            return self.reached
         found = {"text": self.text, "audio": self.window.audio, "video": self.window.frames}
         found |= {name.removesuffix("_features"): rows for name, rows in self.sample.features.items()}
         return [name for name, value in found.items() if value is not None]
+
+    def free(self) -> None:
+        """Give sound and pictures back: the answer for a long recording waits for hundreds of parts."""
+        self.reached = self.used
+        self.window.audio = self.window.frames = None
 
 
 class IntentRecognitionPipeline(Pipeline):
@@ -154,6 +162,7 @@ class IntentRecognitionPipeline(Pipeline):
             for part in group:
                 self._listen(part, asr, kept)
             for found in self._outputs(group, size, preparation.get("modalities"), computing):
+                found["part"].free()
                 waiting.append(found)
                 if found["part"].window.last:
                     yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)

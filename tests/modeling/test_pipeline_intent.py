@@ -353,6 +353,31 @@ def dict_of(window: dict[str, Any]) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in window["ranking"]}
 
 
+def test_a_long_recording_is_not_held_in_memory(
+    pipe: IntentRecognitionPipeline, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows that are answered give their arrays back before the whole recording is."""
+    expected, forward, held = pipe(clips / "long.mp4", window_seconds=1.0), pipe.forward, []
+    parts: list[Any] = []
+    collate = pipe._collate
+
+    def note(batch: Any, modalities: Any) -> Any:
+        parts.extend(batch)
+        return collate(batch, modalities)
+
+    def count(*args: Any, **settings: Any) -> Any:
+        held.append(sum(part.window.audio is not None or part.window.frames is not None for part in parts))
+        return forward(*args, **settings)
+
+    monkeypatch.setattr(pipe, "_collate", note)
+    monkeypatch.setattr(pipe, "forward", count)
+    answer = pipe(clips / "long.mp4", window_seconds=1.0)
+    assert len(held) == len(answer["windows"]) > 10 and max(held) == 1
+    assert all(part.window.audio is None and part.window.frames is None for part in parts)
+    assert [window["used"] for window in answer["windows"]] == [window["used"] for window in expected["windows"]]
+    assert answer["used"] == ["video", "audio"]
+
+
 def test_windows_hold_the_values_of_the_whole(clips: Path) -> None:
     """Nothing is lost, doubled or shifted between windows, whatever their length."""
     settings = MediaSettings(image_size=24)
