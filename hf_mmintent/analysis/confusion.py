@@ -62,7 +62,7 @@ def draw_confusion(counts: np.ndarray, names: list[str], title: str = "", column
     size = max(4.5, 0.42 * len(names) + 2.2)
     figure, axis = plt.subplots(figsize=(max(5.0, 0.42 * len(columns) + 3.2), size))
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto" if len(columns) != len(names) else "equal")
-    small = 9 if len(names) <= 12 else 6
+    small = 9 if len(names) <= 12 else 7
     for row, column in np.argwhere(counts > 0):
         dark = "white" if share[row, column] > 0.55 else "black"
         axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=small, color=dark)
