@@ -24,7 +24,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from hf_mmintent.metrics import RunResult, mean_std
-from hf_mmintent.registration import model_class
+from hf_mmintent.registration import task_model_class
 from hf_mmintent.reproduce import (
     Block,
     Row,
@@ -179,10 +179,11 @@ def test_every_table_is_readable(root: Path, name: str) -> None:
             if row.config is None:
                 continue
             run = run_settings(table, block, row)
-            kind = model_class(run.model_type).config_class
-            regression = "mae" in block.columns
-            labels = {"num_labels": 1} if regression else {"id2label": {0: "a", 1: "b", 2: "c"}}
-            kind(**{**labels, **run.config})
+            architecture = task_model_class(run.model_type)
+            labels: dict[str, Any] = {"id2label": {0: "a", 1: "b", 2: "c"}}
+            if "mae" in block.columns:
+                labels = {"num_labels": 1}
+            architecture.config_class(**{**({} if architecture.can_generate() else labels), **run.config})
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------

@@ -86,8 +86,9 @@ def test_processes_on_the_same_cpu_share_its_cores() -> None:
 
 
 def test_clips_are_not_decoded_for_a_model_of_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(tmp_path, ["a.mp4", "b.mp4"])  # the files do not exist
-    monkeypatch.setattr(runs, "load", lambda *_, **__: DatasetDict(train=rows, validation=rows, test=rows))
+    rows = rows_of(tmp_path, ["a.mp4", "b.mp4", "c.mp4"])  # the files do not exist
+    parts = {name: rows.select([number]) for number, name in enumerate(("train", "validation", "test"))}
+    monkeypatch.setattr(runs, "load", lambda *_, **__: DatasetDict(parts))
     values = {"model_type": "unimodal", "encoder": {"audio_front_end": "log_mel", "video_front_end": "pixel_grid"}}
     words = RunConfig.from_dict({**values, "config": {"modalities": ["text"]}})
     assert set(runs.read_splits(words)) == {"train", "validation"}
