@@ -20,6 +20,16 @@ assert not Path.cwd().is_relative_to(sys.argv[2])
 assert AutoConfig.for_model("mvcl_daf").modalities == MvclDafConfig().modalities
 rows = hf_mmintent.load("mmintent_mini")["test"]
 assert Path(rows[0]["video_path"]).is_relative_to(sys.argv[1]) and Path(rows[0]["video_path"]).stat().st_size > 1000
+
+from transformers import AutoModelForSequenceClassification, BertConfig
+from hf_mmintent.evaluation import evaluate
+from hf_mmintent.modeling import MvclDafForSequenceClassification
+sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=120)
+config = MvclDafConfig(text_config=BertConfig(**sizes), coarse_heads=2, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+MvclDafForSequenceClassification(config).save_pretrained("checkpoint")
+assert Path("checkpoint/modeling_mvcl_daf.py").is_file() and Path("checkpoint/losses.py").is_file()
+model = AutoModelForSequenceClassification.from_pretrained("checkpoint")
+assert Path(sys.modules[type(model).__module__].__file__).is_relative_to(sys.argv[1])
 print("rows", len(rows))
 """
 
