@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> str:
             axis.bar_label(bars, fontsize=7)
     axis.set(xticks=np.arange(len(names)) + 0.4 - width / 2, ylabel=f"samples of {arguments.split}")
     axis.set_xticklabels(names, rotation=0 if len(names) <= 7 else 60)
-    axis.legend()
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(counts), frameon=False)  # beside no bar
     numbers: dict[str, Any] = {"split": arguments.split, "counts": counts, "agreement": share}
     written = save(f"{arguments.output_dir}/label_distribution_{subject.name}_{arguments.split}", figure, numbers)
     rows = [[source, *found.values(), share.get(source, "")] for source, found in counts.items()]
