@@ -1,5 +1,6 @@
 """`hf_mmintent.load`, the containers of features, the checks of builders, and the memory all that takes."""
 
+import logging
 import os
 import pickle
 import shutil
@@ -352,10 +353,10 @@ def test_table_variants(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffa,b\r\n1,"x, ""y"""\r\n\r\n2,"two\nlines"\r\n'.encode())
     assert read_table(path, ["a", "b"]) == [
-        {"a": "1", "b": 'x, "y"', "line": 2},
-        {"a": "2", "b": "two\nlines", "line": 5},
+        {"a": "1", "b": 'x, "y"', "line": 2, "source": f"{path} line 2"},
+        {"a": "2", "b": "two\nlines", "line": 5, "source": f"{path} line 5"},
     ]
-    assert read_table(path, 2)[0] == {"0": "1", "1": 'x, "y"', "line": 2}
+    assert read_table(path, 2)[0] == {"0": "1", "1": 'x, "y"', "line": 2, "source": f"{path} line 2"}
     with pytest.raises(DataError, match=r"has 2 columns \['a', 'b'\], not 3"):
         read_table(path, 3)
     path.write_bytes(b"a,b\n1,\xff\n")
@@ -375,6 +376,25 @@ def test_report():
         report.problem("video missing", str(i))
     assert str(report.splits["train"]) == "4 rows; audio steps min 1, median 2, 95 % 3, max 4; labels Praise 4"
     assert report.splits["train"].warnings() == ["video missing in 4 rows (0, 1, 2, …)"]
+
+
+def test_report_of_an_earlier_build(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
+    report = BuildReport("x")
+    for _ in range(2):
+        report.note("the folder is odd.")  # kept and told once
+    report.begin("train")
+    report.row("Praise")
+    report.features("audio", "a", np.array([[np.nan, np.inf]]))
+    report.save(tmp_path / "found.json")
+    caplog.clear()
+    later = BuildReport("x")
+    later.repeat(tmp_path / "found.json")
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "the folder is odd.",
+        "x train: non-finite audio in 1 rows (a); 2 NaN or infinite audio values kept.",
+    ]
+    assert later.splits["train"].problems == {"non-finite audio": ["a"]}
 
 
 def test_shared_groups():
