@@ -98,7 +98,10 @@ def test_every_configuration_is_readable(root: Path) -> None:
         run = RunConfig.load(path)
         kind: Any = task_model_class(run.model_type).config_class
         names = {0: "a", 1: "b", 2: "c"} if run.config.get("problem_type") != "regression" else None
-        if "regression_loss" in run.config or "structure_bins" in run.config:
+        if run.config.get("label_word_loss_weight"):  # these tokens come from the run's language model
+            words = {f"{task}_word_ids": [[0]] * len(run.config[f"{task}_names"]) for task in ("emotion", "intent")}
+            kind(**{**run.config, **words})
+        elif "regression_loss" in run.config or "structure_bins" in run.config:
             kind(**{**run.config, "num_labels": 1, "problem_type": "regression"})
         else:
             kind(**{"id2label": names, **run.config})

@@ -132,7 +132,7 @@ def test_rows_of_the_predictions_file(tmp_path):
 
 
 def test_predictions_refuse_what_does_not_fit(tmp_path):
-    with pytest.raises(ValueError, match=r"3 rows hold 2 ids, 'a' more than once: gather with"):
+    with pytest.raises(ValueError, match=r"3 rows hold 2 ids, 'a' more than once: remove it.*gather with"):
         Predictions(["a", "b", "a"], [0, 1, 0], [0, 1, 0], 0)
     with pytest.raises(ValueError, match="number of samples differs"):
         Predictions(["a", "b"], [0, 1], [0], 0)
