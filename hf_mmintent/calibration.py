@@ -6,7 +6,6 @@ width, and the temperature that minimises the negative log-likelihood of held-ou
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.metrics.files import set_config_field
 
 FIELD = "calibration_temperature"
 # 1/T is looked for in these limits: outside of them probabilities are 1/K or 1 to all digits anyway.
@@ -150,11 +149,7 @@ def save_temperature(checkpoint: str | Path, temperature: float) -> None:
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"`temperature` is {temperature}: give a positive number.")
-    path = Path(checkpoint) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config[FIELD] = float(temperature)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    set_config_field(checkpoint, FIELD, float(temperature))
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.data.collator import MultimodalCollator
-from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import model_outputs, named_labels, open_checkpoint, with_features
 from hf_mmintent.modeling.out_of_scope import OutOfScope
 from hf_mmintent.out_of_scope import encode_with_unknown, fit_rule, store_rule
-from hf_mmintent.scoring import find_checkpoints, run_facts
+from hf_mmintent.run_data import data_of, find_checkpoints
 from hf_mmintent.training.trainer import refuse_test_split
 
 NEEDS_TRAINING_ROWS = ("doc", "prototype")
@@ -54,32 +53,20 @@ def fit_checkpoints(
     """
     found = {}
     for path in find_checkpoints(checkpoint):
-        settings = run_facts(path).get("settings", {}).get("data", {})
-        name = dataset or settings.get("name")
-        if name is None:
-            raise ValueError(f"{path} does not say on which dataset it was trained: name one with `dataset`.")
-        stored = settings if name == settings.get("name") else {}
-        rows = load(
-            name,
-            data_dir=data_dir or stored.get("data_dir"),
-            name=config_name or stored.get("config_name"),
-            columns=stored.get("columns", "auto"),
-            **stored.get("options", {}),
-        )
+        data = data_of(path, dataset, data_dir, config_name)
         model, processor = open_checkpoint(path)
         model.config.out_of_scope = None  # a new rule knows nothing of an old one
-        drop = tuple(settings.get("drop_modalities", ()))
         splits = {
-            "train": train_split or stored.get("train_split", "train"),
-            "validation": validation_split or stored.get("validation_split", "validation"),
+            "train": train_split or data.settings.get("train_split", "train"),
+            "validation": validation_split or data.settings.get("validation_split", "validation"),
         }
         if method not in NEEDS_TRAINING_ROWS:
             del splits["train"]
         outputs = {}
         for part, split in splits.items():
-            if split not in rows:
-                raise ValueError(f"{name} has the splits {sorted(rows)}: {split!r} is not among them.")
-            outputs[part] = outputs_for_fitting(model, processor, rows[split], label, drop, batch_size)
+            outputs[part] = outputs_for_fitting(
+                model, processor, data.split(split), label, data.drop_modalities, batch_size
+            )
         rule = fit_rule(method, outputs.get("train"), outputs["validation"], label, in_scope_recall, temperature, scale)
         rule.check(model.config.id2label)
         store_rule(path, rule)

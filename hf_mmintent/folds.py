@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mmintent.metrics import RunResult, format_score, table_cells, to_markdown
-from hf_mmintent.scoring import HEADLINE, find_checkpoints, score_checkpoints
+from hf_mmintent.run_data import find_checkpoints
+from hf_mmintent.scoring import HEADLINE, score_checkpoints
 from hf_mmintent.training import RunConfig, train_seeds
 
 

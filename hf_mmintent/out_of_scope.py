@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.metrics import detection_scores, doc_thresholds, oos_scores, open_scores
 from hf_mmintent.metrics.base import Scores, TrainCounts
-from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.metrics.files import set_config_field
 from hf_mmintent.modeling.out_of_scope import METHODS, OutOfScope
 
 # Scores of the rule itself, for those whose score is not the largest softmax probability that the protocol ranks by.
@@ -186,11 +186,4 @@ def as_config(rule: OutOfScope) -> dict[str, Any]:
 
 def store_rule(checkpoint: str | Path, rule: OutOfScope | None) -> None:
     """Write a rule into the `config.json` of a checkpoint folder, or take it out with `None`; nothing else changes."""
-    path = Path(checkpoint) / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if rule is None:
-        values.pop("out_of_scope", None)
-    else:
-        values["out_of_scope"] = as_config(rule)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    set_config_field(checkpoint, "out_of_scope", None if rule is None else as_config(rule))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_checkpoint
 from hf_mmintent.explanations import AnswerEvaluation, evaluate_answers
 from hf_mmintent.hub.run_summary import describe_hardware
 from hf_mmintent.metrics import BertScorer, RunResult, explanation_settings, label_order_hash
 from hf_mmintent.modeling.out_of_scope import OutOfScope
-from hf_mmintent.training.runs import SUMMARY_FILE
+from hf_mmintent.run_data import data_of, find_checkpoints, run_facts
 from hf_mmintent.training.tasks import label_counts
 
 HEADLINE = {
@@ -48,25 +46,6 @@ HEADLINE = {
 }
 # Columns of the second table of a model that writes: one row per field, without and with the sentence that names the labels.
 WORDING = ("bleu4", "rouge_l", "meteor_nltk", "cider_d", "bertscore_f1", "length_ratio")
-
-
-def find_checkpoints(path: str | Path) -> list[Path]:
-    """The checkpoint itself, or those of all seeds below a run folder."""
-    folder = Path(path)
-    if (folder / "config.json").exists() or not folder.exists():
-        return [folder]
-    found = sorted(folder.glob("seed_*/final"), key=lambda item: int(item.parent.name.removeprefix("seed_")))
-    if not found:
-        raise ValueError(
-            f"{folder} is neither a checkpoint nor a run folder: it has no config.json and no seed_*/final."
-        )
-    return found
-
-
-def run_facts(checkpoint: Path) -> dict[str, Any]:
-    """What training wrote beside a checkpoint; empty for one from elsewhere."""
-    path = checkpoint / SUMMARY_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def rare_class_counts(splits: Mapping[str, Dataset], train_split: str, known: Sequence[str]) -> dict[str, int] | None:
@@ -112,30 +91,17 @@ def score_checkpoints(
     scorer = None if bertscore is None else BertScorer(bertscore)
     for path in paths:
         facts = run_facts(path)
-        settings = facts.get("settings", {}).get("data", {})
-        name = dataset or settings.get("name")
-        if name is None:
-            raise ValueError(f"{path} does not say on which dataset it was trained: name one with `--dataset`.")
-        stored = settings if name == settings.get("name") else {}  # the settings of another dataset do not apply
-        options = {
-            "data_dir": data_dir or stored.get("data_dir"),
-            "name": config_name or stored.get("config_name"),
-            "columns": stored.get("columns", "auto"),
-            **stored.get("options", {}),
-        }
-        splits = load(name, **options)
-        if split not in splits:
-            raise ValueError(f"{name} has the splits {sorted(splits)}: `split` is {split!r}.")
-        rows = splits[split]
+        data = data_of(path, dataset, data_dir, config_name)
+        rows = data.split(split)
         model, processor = open_checkpoint(path if path.exists() else str(checkpoint))
         writes = model.can_generate()
         counts = (
             None
             if writes
-            else rare_class_counts(splits, stored.get("train_split", "train"), processor.label_names or ())
+            else rare_class_counts(data.splits, data.settings.get("train_split", "train"), processor.label_names or ())
         )
         problem, count = "explanation" if writes else model.config.problem_type, len(rows)
-        always = tuple(settings.get("drop_modalities", ()))
+        always = data.drop_modalities
         conditions = drop_conditions([m for m in processor.modalities if m not in always]) if drop else [()]
         if without and tuple(without) not in conditions:
             conditions.append(tuple(without))
@@ -152,7 +118,14 @@ def score_checkpoints(
             label = "all" if not dropped else "without " + " and ".join(dropped)
             table.setdefault(label, []).append(found.scores)
             _write(
-                folder / f"{split}_{label.replace(' ', '_')}", found, model, name, options["name"], split, facts, path
+                folder / f"{split}_{label.replace(' ', '_')}",
+                found,
+                model,
+                data.name,
+                data.config_name,
+                split,
+                facts,
+                path,
             )
     lines = _table(table, HEADLINE[problem], len(paths), count, split)
     if problem == "explanation":

@@ -17,7 +17,7 @@ from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.data.reading import direct
 from hf_mmintent.evaluation import named_labels
 from hf_mmintent.metrics import build_compute_metrics, joint_scores
-from hf_mmintent.scoring import find_checkpoints
+from hf_mmintent.run_data import find_checkpoints
 
 from .common import Subject, open_subject, run_name
 

@@ -31,7 +31,7 @@ from hf_mmintent.data.reading import direct
 from hf_mmintent.evaluation import open_checkpoint
 from hf_mmintent.modeling.calibration import label_probabilities
 from hf_mmintent.modeling.processing_media import MediaSettings, prepare_media
-from hf_mmintent.scoring import find_checkpoints
+from hf_mmintent.run_data import find_checkpoints
 
 from .common import Batch, add_checkpoint_arguments, dataset_rows, save, table
 
@@ -133,7 +133,7 @@ def attribute(
     words, scores, special = _by_word(processor, inputs, text, tokens) if embedded else ([], np.zeros(0), 0.0)
     regression = model.config.problem_type == "regression"
     score = logits[0] if regression else label_probabilities(logits, model.config)[index]
-    return Attribution(name, float(score), float(logits[index]), words, scores, special, steps)
+    return Attribution(name, float(score.detach()), float(logits[index].detach()), words, scores, special, steps)
 
 
 def _product(source: Tensor, gradient: Tensor | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_mmintent.calibration import Reliability, fit_temperature, reliability, save_temperature
-from hf_mmintent.scoring import find_checkpoints, run_facts
+from hf_mmintent.run_data import find_checkpoints, run_facts
 
 from .answers import Task, answer, join
 from .common import (

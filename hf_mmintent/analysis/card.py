@@ -22,7 +22,7 @@ from hf_mmintent.hub.pictures import PICTURES_FOLDER, write_pictures
 from hf_mmintent.hub.push import CARD_NAME
 from hf_mmintent.hub.run_summary import AreaRow, CalibrationFacts
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.scoring import find_checkpoints, run_facts
+from hf_mmintent.run_data import find_checkpoints, run_facts
 
 from .answers import answer, default_score
 from .calibration import classified, draw_reliability

@@ -25,11 +25,10 @@ from transformers import EvalPrediction, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.data.collator import MultimodalCollator
-from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import open_checkpoint, with_features
 from hf_mmintent.metrics import build_compute_metrics
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.scoring import find_checkpoints, run_facts
+from hf_mmintent.run_data import data_of, find_checkpoints
 
 Batch = dict[str, torch.Tensor]
 
@@ -91,17 +90,7 @@ def open_subject(
 
 def dataset_rows(checkpoint: Path, arguments: argparse.Namespace, split: str) -> Dataset:
     """Rows of a split of the dataset that the command line names, or else of the one that the checkpoint was trained on."""
-    settings = run_facts(checkpoint).get("settings", {}).get("data", {})
-    loaded = load(
-        arguments.dataset or settings.get("name") or "mmintent_mini",
-        data_dir=arguments.data_dir or settings.get("data_dir"),
-        name=arguments.config_name or settings.get("config_name"),
-        columns=settings.get("columns", "auto"),
-        **settings.get("options", {}),
-    )
-    if split not in loaded:
-        raise ValueError(f"the dataset has the splits {sorted(loaded)}: {split!r} is not among them.")
-    return loaded[split]
+    return data_of(checkpoint, arguments.dataset, arguments.data_dir, arguments.config_name).split(split)
 
 
 def with_rows(subject: Subject, rows: Dataset) -> Subject:

@@ -31,7 +31,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_mmintent.scoring import find_checkpoints
+from hf_mmintent.run_data import find_checkpoints
 
 from .answers import Answers, answer, default_score
 from .common import Subject, add_checkpoint_arguments, open_subject, run_name, save, save_tables, table

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
-from hf_mmintent.scoring import find_checkpoints
+from hf_mmintent.run_data import find_checkpoints
 
 from .common import (
     Subject,
@@ -264,8 +264,7 @@ def run(arguments: argparse.Namespace) -> str:
                 [names[label], modality, *map(float, place)] for label, modality, place in
                 zip(prototypes.labels, prototypes.modalities.tolist(), flat[count:], strict=True)
             ]  # fmt: skip
-        several = sum(other.name == subject.name for other in subjects) > 1
-        numbers["panels"][f"{subject.name} {shown}" if several else subject.name] = {**panel, "points": places}
+        numbers["panels"][subject.name] = {**panel, "points": places}
         scored = [panel.get(key, "") for key in ("modality_agreement", "nearest_prototype_accuracy")]
         rows.append([subject.name, shown, agreement, *scored])
     figure.tight_layout()

@@ -124,10 +124,14 @@ class MultimodalTrainer(Trainer):
             name = f"{metric_key_prefix}_{self.metric}"
             scores = [output.metrics[name]]
             whole = self.eval_collator
+
+            def rows_again() -> DataLoader:  # the rows that are evaluated, which need not be the trainer's own
+                return self.get_eval_dataloader(dataloader.dataset)
+
             try:
                 for dropped in self.evaluation_drops:
                     self.eval_collator = dataclasses.replace(whole, drop_modalities=(*whole.drop_modalities, *dropped))
-                    without = super().evaluation_loop(self.get_eval_dataloader(), description, *options)
+                    without = super().evaluation_loop(rows_again(), description, *options)
                     scores.append(without.metrics[name])
                     output.metrics[f"{name}_without_{'_'.join(dropped)}"] = scores[-1]
             finally:

@@ -30,7 +30,7 @@ def test_the_file_holds_every_score_of_the_specification(trained: TrainedRun) ->
 
 
 def test_an_unknown_split_names_the_known_ones(trained: TrainedRun) -> None:
-    with pytest.raises(ValueError, match=r"has the splits \['test', 'train', 'validation'\]: `split` is 'dev'"):
+    with pytest.raises(ValueError, match=r"has the splits \['test', 'train', 'validation'\]: 'dev' is not among them"):
         score_checkpoints(trained.checkpoint, split="dev")
 
 

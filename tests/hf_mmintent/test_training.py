@@ -22,6 +22,8 @@ from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import evaluate, open_checkpoint
 from hf_mmintent.training import MultimodalTrainer, RunConfig, last_complete_checkpoint, train_run
 from hf_mmintent.training.run_config import parse_overrides
+from hf_mmintent.training.runs import build, read_splits
+from hf_mmintent.training.runs import make_trainer as trainer_of_run
 from tests.modeling.testers import ALL_TESTERS, ModelTester
 
 from .training_cases import settings
@@ -87,6 +89,18 @@ def test_every_step_is_in_the_history(run: RunConfig, tmp_path: Path) -> None:
     for name in ("loss_cls", "loss_prototype", "loss_contrastive_text", "weight_audio", "samples_per_class"):
         assert shown[0][name] == pytest.approx(sum(step[name] for step in steps[:4]) / 4, abs=2e-6)
     assert len({entry["loss_cls"] for entry in steps}) == 6
+
+
+def test_other_rows_are_scored_with_drops_too(run: RunConfig, tmp_path: Path) -> None:
+    """The drops are those of the rows that are evaluated, not of the trainer's own validation rows."""
+    run.validation_drops = True
+    splits = read_splits(run)
+    model, processor = build(run, splits["train"])
+    trainer = trainer_of_run(run, 0, tmp_path / "t", model, processor, splits["train"], splits["validation"])
+    own, other = trainer.evaluate(), trainer.evaluate(splits["train"])
+    found = evaluate(model.eval(), processor, load(run.data.name)["train"], drop_modalities=("audio",))
+    assert other["eval_f1_weighted_without_audio"] == pytest.approx(found.scores["f1_weighted"])
+    assert other["eval_f1_weighted_without_audio"] != own["eval_f1_weighted_without_audio"]
 
 
 def test_the_same_seed_gives_the_same_weights(run: RunConfig, tmp_path: Path) -> None:
