@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
 import hf_mmintent
+from hf_mmintent.metrics import format_score
 from hf_mmintent.prediction import predict_one
 from hf_mmintent.scoring import score_checkpoints
 from hf_mmintent.training import RunConfig, train_run
@@ -22,7 +23,8 @@ CONFIG = Path(__file__).parent / "configs" / "mvcl_daf_mmintent_mini.yaml"
 def main() -> None:
     run = RunConfig.load(CONFIG, {"output_dir": "runs/quickstart"})
     trained = train_run(run, seed=0, folder=Path(run.output_dir) / "seed_0")
-    print(f"trained in {trained.seconds:.0f} s, best validation accuracy {trained.validation['accuracy']:.3f}\n")
+    best = format_score("accuracy", trained.validation["accuracy"])
+    print(f"trained in {trained.seconds:.0f} s, best validation accuracy {best} %\n")
     print(score_checkpoints(trained.checkpoint, split="test", drop=True))
 
     model = AutoModelForSequenceClassification.from_pretrained(trained.checkpoint).eval()

@@ -4,16 +4,17 @@
     accelerate launch examples/train.py examples/configs/mvcl_daf_mintrec.yaml --data.data_dir /data/MIntRec --seeds 0 1 2
 
 Every setting of the YAML file can be overridden: `--config.temperature 0.2 --training.num_train_epochs 5`. An interrupted
-run goes on from its last complete checkpoint when the same command is given again. The last lines are the validation scores.
+run goes on from its last complete checkpoint when the same command is given again. The last lines are the validation scores, in
+percent where tables show percent.
 """
 
 from __future__ import annotations
 
 import sys
 
-import numpy as np
 from accelerate import PartialState
 
+from hf_mmintent.metrics import format_score, format_summary, mean_std
 from hf_mmintent.training import RunConfig, train_seeds
 from hf_mmintent.training.run_config import parse_overrides
 
@@ -29,12 +30,12 @@ def main(arguments: list[str]) -> None:
     if not PartialState().is_main_process:
         return
     for trained in runs:
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in sorted(trained.validation.items()))
+        scores = "  ".join(f"{name} {format_score(name, value)}" for name, value in sorted(trained.validation.items()))
         print(f"seed {trained.seed}: {trained.checkpoint}  {trained.seconds:.0f} s  validation {scores}")
     if len(runs) > 1:
         for name in sorted(runs[0].validation):
             values = [trained.validation[name] for trained in runs]
-            print(f"validation {name}: {np.mean(values):.4f} ± {np.std(values, ddof=1):.4f} over {len(values)} seeds")
+            print(f"validation {name}: {format_summary(name, mean_std(values))} over {len(values)} seeds")
 
 
 if __name__ == "__main__":

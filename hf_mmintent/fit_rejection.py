@@ -42,7 +42,8 @@ def fit_checkpoints(
         method, label, in_scope_recall, temperature, scale: see [`fit_rule`].
         dataset, data_dir, config_name: where the rows are; of the training run when not given. A configuration whose validation
             split holds rows with `label` lets them choose the threshold.
-        train_split, validation_split: names of the splits; those of the training run, or "train" and "validation".
+        train_split, validation_split: names of the splits; by default the rows that trained and those that selected the
+            epoch, see [`RunData.for_fitting`].
         batch_size: rows per forward pass.
 
     Returns:
@@ -56,17 +57,13 @@ def fit_checkpoints(
         data = data_of(path, dataset, data_dir, config_name)
         model, processor = open_checkpoint(path)
         model.config.out_of_scope = None  # a new rule knows nothing of an old one
-        splits = {
-            "train": train_split or data.settings.get("train_split", "train"),
-            "validation": validation_split or data.settings.get("validation_split", "validation"),
-        }
-        if method not in NEEDS_TRAINING_ROWS:
-            del splits["train"]
+        splits = {"validation": validation_split}
+        if method in NEEDS_TRAINING_ROWS:
+            splits["train"] = train_split
         outputs = {}
         for part, split in splits.items():
-            outputs[part] = outputs_for_fitting(
-                model, processor, data.split(split), label, data.drop_modalities, batch_size
-            )
+            _, rows = data.for_fitting(part, split)
+            outputs[part] = outputs_for_fitting(model, processor, rows, label, data.drop_modalities, batch_size)
         rule = fit_rule(method, outputs.get("train"), outputs["validation"], label, in_scope_recall, temperature, scale)
         rule.check(model.config.id2label)
         store_rule(path, rule)

@@ -11,7 +11,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from hf_mmintent.data.loading import load
-from hf_mmintent.training.runs import SUMMARY_FILE
+from hf_mmintent.training.runs import SUMMARY_FILE, development_parts
+from hf_mmintent.training.trainer import refuse_test_split
 
 
 def find_checkpoints(path: str | Path) -> list[Path]:
@@ -57,6 +58,30 @@ class RunData:
         if name not in self.splits:
             raise ValueError(f"{self.name} has the splits {sorted(self.splits)}: {name!r} is not among them.")
         return self.splits[name]
+
+    def for_fitting(self, part: str, split: str | None = None) -> tuple[str, Dataset]:
+        """
+        Rows that something may be fitted on after training, with the name of their split.
+
+        Args:
+            part: "train", the rows that trained, or "validation", those that selected the epoch: with
+                `data.development_share` these are parts of the training rows, and the validation split is what is reported.
+            split: a split by name, in place of the run's.
+
+        Raises:
+            ValueError: it is a test split, or there is none of that name.
+        """
+        name = split or self.settings.get(f"{part}_split") or part
+        share = self.settings.get("development_share") if split is None else None
+        if share is not None:
+            train, held = development_parts(
+                self.split(self.settings["train_split"]), share, self.settings["development_seed"]
+            )
+            return (self.settings["train_split"], train) if part == "train" else ("development", held)
+        refuse_test_split(f"{part}_split", name)
+        rows = self.split(name)
+        refuse_test_split(f"{part}_split", rows)
+        return name, rows
 
 
 def data_of(

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset
 
 from hf_mmintent.evaluation import Evaluation, drop_conditions, evaluate, open_checkpoint
 from hf_mmintent.explanations import AnswerEvaluation, evaluate_answers
 from hf_mmintent.hub.run_summary import describe_hardware
-from hf_mmintent.metrics import BertScorer, RunResult, explanation_settings, label_order_hash
+from hf_mmintent.metrics import (
+    BertScorer,
+    RunResult,
+    explanation_settings,
+    format_summary,
+    label_order_hash,
+    mean_std,
+    to_markdown,
+    units,
+)
 from hf_mmintent.modeling.out_of_scope import OutOfScope
 from hf_mmintent.run_data import data_of, find_checkpoints, run_facts
 from hf_mmintent.training.tasks import label_counts
@@ -83,7 +91,8 @@ def score_checkpoints(
         output_dir: for `<condition>.json` and `<condition>.predictions.jsonl`; `scores/` beside the checkpoint by default.
 
     Returns:
-        A Markdown table: one row per condition, mean ± std over seeds. A model that writes has a second one for its wording.
+        A Markdown table: one row per condition, mean ± std over seeds, as [`hf_mmintent.metrics.tables`] shows scores. A model
+        that writes has a second one for its wording.
     """
     paths = find_checkpoints(checkpoint)
     table: dict[str, list[dict[str, float]]] = {}
@@ -174,25 +183,21 @@ def _write(
 
 
 def _table(table: dict[str, list[dict[str, float]]], keys: Sequence[str], seeds: int, count: int, split: str) -> str:
-    lines = [f"{split}, n = {count}, {seeds} seed{'s' if seeds > 1 else ''}", ""]
-    lines += ["| modalities | " + " | ".join(keys) + " |", "|" + "---|" * (len(keys) + 1)]
-    for label, scores in table.items():
-        cells = []
-        for key in keys:
-            values = [score[key] for score in scores]
-            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            # An undefined score, such as the correlation of a constant, is no number: it must not look like one.
-            cells.append(f"{np.mean(values):.3f}{spread}" if np.isfinite(values).all() else "n/a")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells = [["modalities", *keys]]
+    cells += [[label, *(_mean(key, key, scores) for key in keys)] for label, scores in table.items()]
+    facts = f"{split}, n = {count}, {seeds} seed{'s' if seeds > 1 else ''}, {units(keys)}"
+    return f"{facts}\n\n{to_markdown(cells).rstrip()}"
+
+
+def _mean(key: str, name: str, seeds: Sequence[dict[str, float]]) -> str:
+    """The score `name` over seeds, shown as `key` is; `n/a` where it is undefined: that must not look like a figure."""
+    return format_summary(key, mean_std([scores[name] for scores in seeds]))
 
 
 def wording_table(seeds: Sequence[dict[str, float]]) -> str:
-    """Mean over seeds of the scores of each field's wording, without and with the sentence that names the labels."""
+    """Scores over seeds of each field's wording, without and with the sentence that names the labels."""
     fields = [name for name in ("emotion", "intent", "joint") if f"{name}_bleu4_raw" in seeds[0]]
-    lines = ["| reason | " + " | ".join(WORDING) + " |", "|" + "---|" * (len(WORDING) + 1)]
+    cells = [["reason", *WORDING]]
     for field, kind in [(field, kind) for field in fields for kind in ("stripped", "raw")]:
-        values = [np.mean([scores[f"{field}_{key}_{kind}"] for scores in seeds]) for key in WORDING]
-        cells = [f"{value:.3f}" if np.isfinite(value) else "n/a" for value in values]
-        lines.append(f"| {field}, {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells.append([f"{field}, {kind}", *(_mean(key, f"{field}_{key}_{kind}", seeds) for key in WORDING)])
+    return to_markdown(cells).rstrip()

@@ -43,10 +43,10 @@ class AdaptationGate(nn.Module):
         """α H_i, (B, L, d)."""
         moved = self.shift_bias.expand_as(words)  # H
         for name, states in sources.items():
-            gate = torch.relu(self.gates[name](torch.cat([words, states], -1)))
-            moved = moved + gate * self.shifts[name](states)
+            gate = torch.relu(self.gates[name](torch.cat([words, states], -1)))  # g_i^m = ReLU(W_gm [Z_i; M_i] + b_m)
+            moved = moved + gate * self.shifts[name](states)  # H_i = Σ_m g_i^m ⊙ (W_m M_i) + b_H
         lengths = [torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True) for x in (words, moved)]
-        alpha = (self.shift_scale * lengths[0] / (lengths[1] + self.eps)).clamp(max=1.0)
+        alpha = (self.shift_scale * lengths[0] / (lengths[1] + self.eps)).clamp(max=1.0)  # min(β ‖Z_i‖₂ / ‖H_i‖₂, 1)
         return alpha.to(moved.dtype) * moved
 
     def forward(self, words: Tensor, sources: Mapping[str, Tensor], present: Tensor) -> Tensor:
@@ -60,4 +60,4 @@ class AdaptationGate(nn.Module):
             (B, L, d).
         """
         moved = clear_padding(self.shift(words, sources), present[:, None].expand(words.shape[:2]))
-        return self.dropout(self.norm(words + moved))
+        return self.dropout(self.norm(words + moved))  # Z̄_i = Z_i + α H_i, normalised

@@ -36,7 +36,8 @@ class MultConfig(FusionConfig):
     audio_kernel_size: int = 1
     video_kernel_size: int = 1
     crossmodal_layers: int = 4  # [public]
-    memory_layers: int = 3  # [public]
+    # Self-attention Transformers, section 3.2 [paper]; depth [public]; pre-norm with GELU, the stack of all baselines [choice].
+    memory_layers: int = 3
     num_heads: int = 8  # [public]
     # As the recursion of section 3.2 is printed [paper]; the authors' code keeps the plain states [public].
     residual: Literal["normalized", "plain"] = "normalized"

@@ -38,8 +38,11 @@ class CrossmodalLayer(GradientCheckpointingLayer):
 
         Ẑ = CM_{β→α}(LN(Z), LN(Z_β^[0])) + LN(Z),   Z' = f(LN(Ẑ)) + LN(Ẑ)
 
-    with CM the multi-head attention whose queries are the target's and whose keys and values the source's, section 3.1, and f
-    a feed-forward block. With `plain` residuals Z and Ẑ themselves are added.
+    with f a feed-forward block and CM the multi-head form of section 3.1,
+
+        CM_{β→α}(X_α, X_β) = softmax(X_α W_Q (X_β W_K)ᵀ / √d_k) X_β W_V.
+
+    With `plain` residuals Z and Ẑ themselves are added.
     """
 
     def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int, dropout: float, plain: bool) -> None:
@@ -54,10 +57,10 @@ class CrossmodalLayer(GradientCheckpointingLayer):
     def forward(self, states: Tensor, source: Tensor, source_keys: KeyMask) -> tuple[Tensor, Tensor | None]:
         """States (B, T_α, d) and the attention weights (B, H, T_α, T_β), if the implementation gives them."""
         query, source = self.target_norm(states), self.source_norm(source)
-        attended, weights = self.attention(query, source, source, source_keys)
-        states = self.dropout(attended) + (states if self.plain else query)
+        attended, weights = self.attention(query, source, source, source_keys)  # CM_{β→α}
+        states = self.dropout(attended) + (states if self.plain else query)  # Ẑ
         normed = self.output_norm(states)
-        return self.dropout(self.feed_forward(normed)) + (states if self.plain else normed), weights
+        return self.dropout(self.feed_forward(normed)) + (states if self.plain else normed), weights  # Z′
 
 
 class CrossmodalTransformer(nn.Module):

@@ -102,7 +102,8 @@ class MisaModel(MisaPreTrainedModel, FusionModel):
             [torch.sigmoid(self.private_encoders[name](row)) for name, row in zip(given, rows, strict=True)], 1
         )
         both = present.repeat(1, 2)
-        tokens = clear_padding(torch.cat([shared, private], 1), both)  # M = [h^c …, h^p …], (B, 2M, d_h)
+        # Section 3.3: h̄ = MultiHead(M), a Transformer layer around it [public]; h_out = [h̄^c …; h̄^p …] in one vector.
+        tokens = clear_padding(torch.cat([shared, private], 1), both)  # M = [h^c …; h^p …], (B, 2M, d_h)
         states, weights = self.attention(tokens, key_mask(self.config, tokens, tokens, both))
         recorder.add(states, weights)
         joined = clear_padding(states, both).flatten(1)
@@ -112,8 +113,11 @@ class MisaModel(MisaPreTrainedModel, FusionModel):
 
     def regularizers(self, utterances: Tensor, shared: Tensor, private: Tensor, present: Tensor) -> dict[str, Tensor]:
         """
-        Section 3.4: L_sim, the mean of CMD_K over the pairs of modalities; L_diff, summed over every modality's two
-        representations and over the pairs' private ones; L_recon, the mean over the modalities.
+        The losses of section 3.4 beside that of the task, over the rows H of a batch:
+
+            3.4.1  L_sim   = mean over pairs m < n of CMD_K(H_m^c, H_n^c)
+            3.4.2  L_diff  = Σ_m ‖H_m^cᵀ H_m^p‖²_F + Σ_{m<n} ‖H_m^pᵀ H_n^p‖²_F
+            3.4.3  L_recon = mean over m of ‖u_m − û_m‖² / d_h,  û_m = D(h_m^c + h_m^p)
 
         Args:
             utterances, shared, private: u, h^c, h^p, (B, M, d_h).

@@ -90,10 +90,12 @@ class MultModel(MultPreTrainedModel, FusionModel):
                 for source in given
                 if source != target
             ]
-            states = clear_padding(torch.cat(streams, -1), item.mask)  # (B, T, (M − 1)·d)
+            # Section 3.2, "Self-Attention Transformer and Prediction": Z_α = [Z_{β→α}^[D]; Z_{γ→α}^[D]], (B, T, (M − 1)·d),
+            # a sequence model over it, and of that the last element.
+            states = clear_padding(torch.cat(streams, -1), item.mask)
             states = self.memories[target](states, item.mask, recorder)
             rows.append(last_step(states, item.mask))
-        joined = torch.cat(rows, -1)
+        joined = torch.cat(rows, -1)  # through fully connected layers: a residual block [public] and the head
         return joined + self.down_proj(self.output_dropout(torch.relu(self.up_proj(joined)))), None
 
 

@@ -19,7 +19,18 @@ from matplotlib import pyplot as plt
 
 from hf_mmintent.training import RunConfig, train_run
 
-from .common import Subject, add_checkpoint_arguments, gather, headline, open_subject, outputs, save, scores, table
+from .common import (
+    Subject,
+    add_checkpoint_arguments,
+    gather,
+    headline,
+    open_subject,
+    outputs,
+    save,
+    score_axis,
+    scores,
+    table,
+)
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
@@ -98,7 +109,8 @@ def run(arguments: argparse.Namespace) -> str:
     for axis, (title, points) in zip(axes[0], curves.items(), strict=True):
         places = range(len(points))
         axis.plot(places, [point[shown] for point in points.values()], marker="o", color="tab:blue")
-        axis.set(title=title, xlabel="κ", ylabel=shown, xticks=list(places), xticklabels=list(points))
+        axis.set(title=title, xlabel="κ", xticks=list(places), xticklabels=list(points))
+        score_axis(axis.yaxis, shown)
         twin = axis.twinx()
         twin.bar(places, [point["participation"] for point in points.values()], alpha=0.25, color="tab:gray")
         twin.set(ylabel="participation", ylim=(0, 1))
@@ -107,4 +119,4 @@ def run(arguments: argparse.Namespace) -> str:
     figure.tight_layout()
     numbers = {"split": arguments.split, "learned_budgets": learned_budgets(subject), "curves": curves}
     written = save(f"{arguments.output_dir}/budgets_{subject.name}_{arguments.split}", figure, numbers)
-    return f"{table(['setting', 'κ', 'participation', 'tight', shown], rows)}\n{written}"
+    return f"{table(['setting', 'κ', 'participation', 'tight', shown], rows, {shown: shown})}\n{written}"

@@ -2,8 +2,8 @@
 
     python examples/analyze.py calibration runs/mvcl_daf_mintrec --split test --save
 
-The temperature of every checkpoint is fitted on its validation split, whatever `--split` is shown. With `--save` it is
-written into the checkpoint's config: `examples/predict.py`, the pipeline and the demo then answer with calibrated
+The temperature of every checkpoint is fitted on the rows that selected its epoch, whatever `--split` is shown. With `--save`
+it is written into the checkpoint's config: `examples/predict.py`, the pipeline and the demo then answer with calibrated
 probabilities. Reliability diagram: in every bin of confidence the share of right answers; a believable model is on the
 diagonal. For every classifier.
 """
@@ -19,13 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_mmintent.calibration import Reliability, fit_temperature, reliability, save_temperature
-from hf_mmintent.run_data import find_checkpoints, run_facts
+from hf_mmintent.run_data import find_checkpoints
 
 from .answers import Task, answer, join
 from .common import (
     Subject,
     add_checkpoint_arguments,
-    dataset_rows,
+    fitting_rows,
     open_subject,
     run_name,
     save,
@@ -35,12 +35,14 @@ from .common import (
 )
 
 COLUMNS = ["checkpoint", "temperature", "n", "ECE", "MCE", "NLL", "Brier", "accuracy"]
+SCORES = {"accuracy": "accuracy"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--fit_split", help="split on which the temperature is fitted; the run's validation split by default"
+        "--fit_split",
+        help="split on which the temperature is fitted; the rows that selected the epoch by default",
     )
     parser.add_argument("--bins", type=int, default=15)
     parser.add_argument("--save", action="store_true", help="write the temperature into the checkpoint's config")
@@ -104,12 +106,11 @@ def run(arguments: argparse.Namespace) -> str:
     for path in find_checkpoints(arguments.checkpoint):
         subject = open_subject(path, arguments)
         name = run_name(path)
-        stored = run_facts(path).get("settings", {}).get("data", {}).get("validation_split", "validation")
-        split = arguments.fit_split or stored
+        split, fit_rows = fitting_rows(path, arguments, arguments.fit_split)
         task = classified(subject, arguments.batch_size)
         fitted = task
         if split != arguments.split:
-            other = with_rows(subject, dataset_rows(path, arguments, split))
+            other = with_rows(subject, fit_rows)
             fitted = classified(other, arguments.batch_size)
         temperature = None
         try:
@@ -141,8 +142,8 @@ def run(arguments: argparse.Namespace) -> str:
     }
     mean = float(np.mean(known)) if known else 1.0
     figure = draw_reliability(before, after, f"{name_of_run}, {arguments.split} split, n = {before.n}", mean)
-    written = [save_tables(stem, {"Calibration": (COLUMNS, rows)}), *notes, save(stem, figure, numbers)]
-    return f"{table(COLUMNS, rows)}\n\n" + "\n".join(written)
+    written = [save_tables(stem, {"Calibration": (COLUMNS, rows)}, SCORES), *notes, save(stem, figure, numbers)]
+    return f"{table(COLUMNS, rows, SCORES)}\n\n" + "\n".join(written)
 
 
 def _scaled(tasks: list[Task], temperatures: list[float]) -> tuple[np.ndarray, np.ndarray]:

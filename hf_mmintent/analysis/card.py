@@ -5,8 +5,8 @@
     python examples/push.py runs/mvcl_daf_mmintent_mini/seed_0/final --repo_id me/mvcl-daf-mini
 
 Every checkpoint of a run folder gets `pictures/` with its own, and its card is written anew. The temperature of its
-probabilities is fitted on the validation split and kept in its config, unless `--no-calibrate` is given. `push.py` publishes
-the pictures with the checkpoint.
+probabilities is fitted on the rows that selected the epoch and kept in its config, unless `--no-calibrate` is given.
+`push.py` publishes the pictures with the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hf_mmintent.hub.pictures import PICTURES_FOLDER, write_pictures
 from hf_mmintent.hub.push import CARD_NAME
 from hf_mmintent.hub.run_summary import AreaRow, CalibrationFacts
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.run_data import find_checkpoints, run_facts
+from hf_mmintent.run_data import find_checkpoints
 
 from .answers import answer, default_score
 from .calibration import classified, draw_reliability
-from .common import Subject, add_checkpoint_arguments, dataset_rows, open_subject, save, with_rows
+from .common import Subject, add_checkpoint_arguments, fitting_rows, open_subject, save, with_rows
 from .confusion import draw_task
 from .robustness import RATES, SHARES, STRENGTHS, Robustness, draw, measure
 
@@ -90,8 +90,8 @@ def _calibrate(
     subject: Subject, path: Path, arguments: argparse.Namespace, images: dict[str, str]
 ) -> tuple[CalibrationFacts | None, str]:
     """Fit and store the temperature, and draw what it changes."""
-    fitted_on = run_facts(path)["settings"]["data"]["validation_split"]
-    validation = classified(with_rows(subject, dataset_rows(path, arguments, fitted_on)), arguments.batch_size)
+    fitted_on, rows = fitting_rows(path, arguments)
+    validation = classified(with_rows(subject, rows), arguments.batch_size)
     task = classified(subject, arguments.batch_size)
     before = reliability(task.logits, task.labels)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel
@@ -26,8 +28,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_mmintent.data.collator import MultimodalCollator
 from hf_mmintent.evaluation import open_checkpoint, with_features
-from hf_mmintent.metrics import build_compute_metrics
+from hf_mmintent.metrics import build_compute_metrics, format_score
 from hf_mmintent.metrics.files import atomic_path
+from hf_mmintent.metrics.tables import NOT_AVAILABLE, is_percent
 from hf_mmintent.run_data import data_of, find_checkpoints
 
 Batch = dict[str, torch.Tensor]
@@ -91,6 +94,12 @@ def open_subject(
 def dataset_rows(checkpoint: Path, arguments: argparse.Namespace, split: str) -> Dataset:
     """Rows of a split of the dataset that the command line names, or else of the one that the checkpoint was trained on."""
     return data_of(checkpoint, arguments.dataset, arguments.data_dir, arguments.config_name).split(split)
+
+
+def fitting_rows(checkpoint: Path, arguments: argparse.Namespace, split: str | None = None) -> tuple[str, Dataset]:
+    """Name and rows of what selected the epoch, or of another split, to fit something on; see [`RunData.for_fitting`]."""
+    data = data_of(checkpoint, arguments.dataset, arguments.data_dir, arguments.config_name)
+    return data.for_fitting("validation", split)
 
 
 def with_rows(subject: Subject, rows: Dataset) -> Subject:
@@ -161,20 +170,23 @@ def save(stem: str | Path, figure: Figure, numbers: dict[str, Any]) -> str:
     return f"{stem.with_suffix('.png')}  {stem.with_suffix('.json')}"
 
 
-def save_tables(stem: str | Path, tables: dict[str, tuple[list[str], list[list[Any]]]]) -> str:
+def save_tables(
+    stem: str | Path, tables: dict[str, tuple[list[str], list[list[Any]]]], scores: Mapping[str, str] | None = None
+) -> str:
     """
     Write `<stem>.md`, every table under its title, and `<stem>.csv`, every row with its title in front and numbers in full.
 
     Args:
         stem: path without ending.
         tables: title -> (names of the columns, rows); the columns of all make up those of the CSV file.
+        scores: see [`table`].
 
     Returns:
         A line that names both.
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    parts = [f"**{title}**\n\n{table(columns, rows)}" for title, (columns, rows) in tables.items()]
+    parts = [f"**{title}**\n\n{table(columns, rows, scores)}" for title, (columns, rows) in tables.items()]
     with atomic_path(stem.with_suffix(".md")) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     names = list(dict.fromkeys(name for columns, _ in tables.values() for name in columns))
@@ -186,7 +198,34 @@ def save_tables(stem: str | Path, tables: dict[str, tuple[list[str], list[list[A
     return f"{stem.with_suffix('.md')}  {stem.with_suffix('.csv')}"
 
 
-def table(columns: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; numbers with four digits."""
-    cells = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+def table(columns: list[str], rows: list[list[Any]], scores: Mapping[str, str] | None = None) -> str:
+    """
+    A Markdown table; numbers with four digits, `n/a` for an undefined or absent one.
+
+    Args:
+        columns: their names.
+        rows: cells, as many as columns.
+        scores: column -> key of the score that it holds, shown as every table shows that score (`71.30` for 0.713).
+    """
+    cells = [[_shown(cell, (scores or {}).get(name)) for name, cell in zip(columns, row, strict=True)] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells])
+
+
+def _shown(cell: Any, key: str | None) -> str:
+    if cell is None or (isinstance(cell, float) and np.isnan(cell)):
+        return NOT_AVAILABLE
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.4f}" if key is None else format_score(key, cell)
+
+
+def score_axis(axis: Axis, key: str) -> None:
+    """Name an axis of scores (fractions) and show it as tables do, in percent where they are."""
+    axis.set_label_text(f"{key} (%)" if is_percent(key) else key)
+    if is_percent(key):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def sample_std(values: Sequence[float]) -> float:
+    """Standard deviation over runs or draws (n − 1), 0 for a single one: the length of an error bar."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from hf_mmintent.metrics import per_class_report
+from hf_mmintent.metrics import format_score, per_class_report
 
 from .answers import Task, answer_run
 from .common import add_checkpoint_arguments, save, table
@@ -109,13 +109,18 @@ def run(arguments: argparse.Namespace) -> str:
         stem = f"{arguments.output_dir}/confusion{what}_{name}_{arguments.split}"
         lines.append(save(stem, figure, {"split": arguments.split, "seeds": seeds, **numbers}))
         if task.names and task.labels.ndim == 1:
-            lines.insert(0, _worst(confusion(task), task.names))
+            lines.insert(0, worst(task))
     return "\n".join(lines)
 
 
-def _worst(counts: np.ndarray, names: list[str], most: int = 5) -> str:
-    """The most frequent mistakes."""
+def worst(task: Task, most: int = 5) -> str:
+    """How many are right, and the most frequent mistakes."""
+    counts, names = confusion(task), task.names
+    right, count = int(np.trace(counts)), len(task.labels)  # an answer without a class is in no column
+    told = f"{right} of {count} right ({format_score('accuracy', right / max(count, 1))} %)"
+    if right == count:
+        return told
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None)[:most]
     rows = [[names[i], names[j], int(wrong[i, j])] for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
-    return table(["true", "predicted", "samples"], [row for row in rows if row[2] > 0])
+    return f"{told}\n\n{table(['true', 'predicted', 'samples'], [row for row in rows if row[2] > 0])}"

@@ -115,7 +115,7 @@ def occlusion(subject: Subject, names: list[str], batch_size: int = 32) -> np.nd
     return found
 
 
-def draw_shares(found: dict[str, Shares]) -> Figure:
+def draw_shares(found: dict[str, Shares], split: str = "") -> Figure:
     """A row per checkpoint: violins per source, and a heat map of classes against sources."""
     rows = max(len(each.by_class()) for each in found.values())
     figure, axes = plt.subplots(
@@ -131,7 +131,8 @@ def draw_shares(found: dict[str, Shares]) -> Figure:
             _violins(left, each.over_tokens, places + 0.2, "tab:orange", "mean over tokens")
             left.legend(fontsize=8)
         left.axhline(0, color="black", linewidth=0.5)
-        left.set(title=f"{name}, n = {len(each.ids)}", xticks=places, xticklabels=each.sources, ylabel=what)
+        where = f"{name}, {split} split" if split else name
+        left.set(title=f"{where}, n = {len(each.ids)}", xticks=places, xticklabels=each.sources, ylabel=what)
         means = each.by_class()
         values = np.stack(list(means.values()))
         image = right.imshow(values, aspect="auto", cmap="viridis")
@@ -142,7 +143,7 @@ def draw_shares(found: dict[str, Shares]) -> Figure:
         counts = [each.classes.count(label) for label in means]
         right.set(title=f"mean {what} by true class", xticks=places, xticklabels=each.sources, yticks=range(len(means)))
         right.set_yticklabels([f"{label} ({count})" for label, count in zip(means, counts, strict=True)], fontsize=8)
-        figure.colorbar(image, ax=right)
+        figure.colorbar(image, ax=right, label=what)
     figure.tight_layout()
     return figure
 
@@ -190,6 +191,6 @@ def run(arguments: argparse.Namespace) -> str:
             "by_class": {label: means.tolist() for label, means in each.by_class().items()},
         }
     write_samples(stem.with_suffix(".csv"), found)
-    written = save(stem, draw_shares(found), {"split": arguments.split, "checkpoints": numbers})
+    written = save(stem, draw_shares(found, arguments.split), {"split": arguments.split, "checkpoints": numbers})
     columns = ["checkpoint", "source", "kind", "mean", "std", "mean over tokens"]
     return f"{table(columns, rows)}\n{stem.with_suffix('.csv')}\n{written}"

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 from .answers import answer, default_score
-from .common import Subject, add_checkpoint_arguments, open_subjects, save, table
+from .common import Subject, add_checkpoint_arguments, open_subjects, sample_std, save, score_axis, table
 from .perturbations import Change, ChangedRows, Row, add_noise, deviations
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -83,11 +83,13 @@ def run(arguments: argparse.Namespace) -> str:
     for subject in subjects:
         curve = noise_curve(subject, arguments.strengths, arguments.repeats, arguments.seed, arguments.batch_size)
         means = [float(np.mean([draw[shown] for draw in curve[s]])) for s in arguments.strengths]
-        spread = [float(np.std([draw[shown] for draw in curve[s]])) for s in arguments.strengths]
+        spread = [sample_std([draw[shown] for draw in curve[s]]) for s in arguments.strengths]
         axis.errorbar(arguments.strengths, means, spread, marker="o", capsize=3, label=subject.name)
         numbers["curves"][subject.name] = {str(s): draws for s, draws in curve.items()}  # type: ignore[index]
         rows.append([subject.name, *means])
-    axis.set(xlabel="σ, in standard deviations of each input", ylabel=shown, title=f"{arguments.split} split")
+    axis.set(xlabel="σ, in standard deviations of each input", title=f"{arguments.split} split")
+    score_axis(axis.yaxis, shown)
     axis.legend()
     written = save(f"{arguments.output_dir}/noise_{arguments.split}", figure, numbers)
-    return f"{table([shown, *(f'σ {s:g}' for s in arguments.strengths)], rows)}\n{written}"
+    columns = [f"σ {s:g}" for s in arguments.strengths]
+    return f"{table([shown, *columns], rows, dict.fromkeys(columns, shown))}\n{written}"

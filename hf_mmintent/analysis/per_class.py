@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
-from hf_mmintent.metrics import per_class_report, rare_classes
+from hf_mmintent.metrics import format_score, per_class_report, rare_classes
 
 from .answers import Task, answer_each
-from .common import add_checkpoint_arguments, dataset_rows, save, save_tables, table
+from .common import add_checkpoint_arguments, dataset_rows, sample_std, save, save_tables, score_axis, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def class_table(f1: np.ndarray, counts: np.ndarray, tested: np.ndarray, names: l
     One entry per class, the most frequent first; of equally frequent ones the first in the official order.
 
     Args:
-        f1: (seeds, K).
+        f1: (seeds, K); `std` is over the seeds, `None` for one.
         counts: (K,) training samples.
         tested: (K,) samples that were scored.
         names: of the K classes.
@@ -61,7 +62,7 @@ def class_table(f1: np.ndarray, counts: np.ndarray, tested: np.ndarray, names: l
             "train": int(counts[index]),
             "scored": int(tested[index]),
             "f1": float(f1[:, index].mean()),
-            "std": float(f1[:, index].std()),
+            "std": sample_std(f1[:, index]) if len(f1) > 1 else None,
             "rare": int(index) in rare,
         }
         for index in np.argsort(-counts, kind="stable")
@@ -73,18 +74,21 @@ def draw_classes(rows: list[dict[str, Any]], title: str = "") -> Figure:
     figure, axis = plt.subplots(figsize=(max(6.0, 0.45 * len(rows) + 2), 4.2))
     places = np.arange(len(rows))
     colours = ["tab:orange" if row["rare"] else "tab:blue" for row in rows]
-    spread = [row["std"] for row in rows]
+    spread = [row["std"] or 0.0 for row in rows]
     axis.bar(places, [row["f1"] for row in rows], yerr=spread if any(spread) else None, color=colours, capsize=2)
-    axis.set(ylim=(0, 1.02), ylabel="F1", xticks=places, title=title)
+    axis.set(ylim=(0, 1.02), xticks=places, xlabel="class (samples that were scored)", title=title)
+    score_axis(axis.yaxis, "F1")
     axis.set_xticklabels([f"{row['class']} ({row['scored']})" for row in rows], rotation=45, ha="right", fontsize=8)
     twin = axis.twinx()
     twin.plot(places, [max(row["train"], 0.5) for row in rows], color="black", marker=".", linewidth=0.8)
-    twin.set(yscale="log", ylabel="training samples (line)")
+    most = max(max(row["train"] for row in rows), 1)
+    twin.set(yscale="log", ylabel="training samples (line)", ylim=(0.4, 2.5 * most))
+    twin.yaxis.set_major_formatter(ScalarFormatter())
     for kind, colour in ((False, "tab:blue"), (True, "tab:orange")):
         values = [row["f1"] for row in rows if row["rare"] is kind]
         if values:
             name = "rare third" if kind else "other classes" if any(row["rare"] for row in rows) else "all classes"
-            axis.bar(0, 0, color=colour, label=f"{name}: mean F1 {np.mean(values):.3f}")
+            axis.bar(0, 0, color=colour, label=f"{name}: mean F1 {format_score('f1', float(np.mean(values)))}")
     # Below the names: above the bars it would hide them.
     figure.legend(
         *axis.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8
@@ -119,5 +123,6 @@ def run(arguments: argparse.Namespace) -> str:
         numbers = {"split": arguments.split, "seeds": len(runs), "classes": rows}
         lines.append(save(stem, draw_classes(rows, f"{name}, {arguments.split} split"), numbers))
         merged[f"F1 per class{what.replace('_', ' of ')}"] = list(rows[0]), [list(row.values()) for row in rows]
-    written = save_tables(f"{arguments.output_dir}/per_class_{name}_{arguments.split}", merged)
-    return "\n\n".join([*(table(*parts) for parts in merged.values()), "\n".join([written, *lines])])
+    scores = {"f1": "f1", "std": "f1"}
+    written = save_tables(f"{arguments.output_dir}/per_class_{name}_{arguments.split}", merged, scores)
+    return "\n\n".join([*(table(*parts, scores) for parts in merged.values()), "\n".join([written, *lines])])

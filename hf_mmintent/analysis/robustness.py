@@ -31,10 +31,21 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_mmintent.metrics import format_score
 from hf_mmintent.run_data import find_checkpoints
 
 from .answers import Answers, answer, default_score
-from .common import Subject, add_checkpoint_arguments, open_subject, run_name, save, save_tables, table
+from .common import (
+    Subject,
+    add_checkpoint_arguments,
+    open_subject,
+    run_name,
+    sample_std,
+    save,
+    save_tables,
+    score_axis,
+    table,
+)
 from .noise import noisy_words
 from .perturbations import (
     PACKET_SECONDS,
@@ -87,7 +98,7 @@ class Curve:
         return [float(np.mean([draw[metric] for draw in draws])) for draws in self.draws]
 
     def spread(self, metric: str) -> list[float]:
-        return [float(np.std([draw[metric] for draw in draws])) for draws in self.draws]
+        return [sample_std([draw[metric] for draw in draws]) for draws in self.draws]
 
     def area(self, metric: str) -> float:
         return area_under(self.x, self.means(metric))
@@ -374,6 +385,12 @@ def tables(name: str, found: Robustness, metric: str) -> dict[str, tuple[list[st
     }
 
 
+def score_columns(metric: str) -> dict[str, str]:
+    """The columns of [`tables`] that hold the metric, and shares of it or of the answers, which are shown in percent too."""
+    of_metric = dict.fromkeys((metric, "clean", "area", "at the strongest", "lost"), metric)
+    return {**of_metric, "kept": "kept", "answers changed": "changed"}
+
+
 def draw(name: str, found: Robustness, metric: str, split: str) -> Figure:
     """One picture: noise, lost frames and words, missing and shuffled modalities."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5))
@@ -382,8 +399,8 @@ def draw(name: str, found: Robustness, metric: str, split: str) -> Figure:
     panels = (("noise",), ("frames", "cut", "word errors"))
     for axis, kinds in zip(axes[0], panels, strict=True):
         _draw_curves(axis, [curve for curve in found.curves.values() if curve.kind in kinds], metric, colours)
-    axes[0, 0].set(title="noise on one modality", xlabel=AXES["noise"], ylabel=metric)
-    axes[0, 1].set(title="lost frames and words", xlabel="share lost, or errors per word", ylabel=metric)
+    axes[0, 0].set(title="noise on one modality", xlabel=AXES["noise"])
+    axes[0, 1].set(title="lost frames and words", xlabel="share lost, or errors per word")
     bars = {" + ".join(given): [score[metric] for score in scores] for given, scores in found.subsets.items()}
     _draw_bars(axes[1, 0], bars or {"all": [score[metric] for score in found.clean]}, metric, "tab:gray")
     axes[1, 0].set(title="given only")
@@ -393,13 +410,15 @@ def draw(name: str, found: Robustness, metric: str, split: str) -> Figure:
     axes[1, 1].set(title="taken from a sample with another label")
     clean, guess = mean(found.clean, metric), found.guess.get(metric)
     for axis in axes.flat:
+        score_axis(axis.yaxis if axis in axes[0] else axis.xaxis, metric)
         line = axis.axhline if axis in axes[0] else axis.axvline
         line(clean, color="black", linewidth=0.8, linestyle="--")
         if guess is not None:
             line(guess, color="gray", linewidth=0.8, linestyle=":")
         if metric not in LOWER_IS_BETTER:
             (axis.set_ylim if axis in axes[0] else axis.set_xlim)(0, 1.03)
-    legend = f"dashed: clean {clean:.3f}" + ("" if guess is None else f"   dotted: best constant answer {guess:.3f}")
+    legend = f"dashed: clean {format_score(metric, clean)}"
+    legend += "" if guess is None else f"   dotted: best constant answer {format_score(metric, guess)}"
     figure.suptitle(f"{name}, {split} split    {legend}", fontsize=11)
     figure.tight_layout()
     return figure
@@ -432,10 +451,10 @@ def _draw_curves(axis: Axes, curves: Sequence[Curve], metric: str, colours: dict
 
 def _draw_bars(axis: Axes, bars: dict[str, list[float]], metric: str, colour: Any) -> None:
     places = np.arange(len(bars))[::-1]
-    means, spread = [np.mean(values) for values in bars.values()], [np.std(values) for values in bars.values()]
+    means, spread = [np.mean(values) for values in bars.values()], [sample_std(values) for values in bars.values()]
     drawn = axis.barh(places, means, xerr=spread if max(spread) > 0 else None, color=colour, alpha=0.75, capsize=3)
-    axis.bar_label(drawn, [f"{value:.3f}" for value in means], label_type="center", fontsize=8)
-    axis.set(yticks=places, yticklabels=list(bars), xlabel=metric)
+    axis.bar_label(drawn, [format_score(metric, value) for value in means], label_type="center", fontsize=8)
+    axis.set(yticks=places, yticklabels=list(bars))
 
 
 def as_numbers(found: Robustness, metric: str) -> dict[str, Any]:
@@ -489,12 +508,14 @@ def measure_run(checkpoint: str | Path, arguments: argparse.Namespace) -> tuple[
 
 def run(arguments: argparse.Namespace) -> str:
     merged: dict[str, tuple[list[str], list[list[Any]]]] = {}
+    scores: dict[str, str] = {}
     lines = []
     for place, checkpoint in enumerate(arguments.checkpoint):
         found, metric = measure_run(checkpoint, arguments)
         name = run_name(checkpoint)
         if [run_name(other) for other in arguments.checkpoint].count(name) > 1:
             name = f"{name}_{place}"
+        scores |= score_columns(metric)
         for title, (columns, rows) in tables(name, found, metric).items():
             merged.setdefault(title, (columns, []))[1].extend(rows)
         numbers = {
@@ -508,6 +529,6 @@ def run(arguments: argparse.Namespace) -> str:
         }
         stem = f"{arguments.output_dir}/robustness_{name}_{arguments.split}_{arguments.level}"
         lines += [*found.notes, save(stem, draw(name, found, metric, arguments.split), numbers)]
-    written = save_tables(f"{arguments.output_dir}/robustness_{arguments.split}_{arguments.level}", merged)
-    parts = [f"{title}\n\n{table(columns, rows)}" for title, (columns, rows) in merged.items()]
+    written = save_tables(f"{arguments.output_dir}/robustness_{arguments.split}_{arguments.level}", merged, scores)
+    parts = [f"{title}\n\n{table(columns, rows, scores)}" for title, (columns, rows) in merged.items()]
     return "\n\n".join([*parts, "\n".join([written, *lines])])

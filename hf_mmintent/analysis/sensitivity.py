@@ -21,7 +21,7 @@ from hf_mmintent.registration import model_class
 from hf_mmintent.training import RunConfig, train_run
 from hf_mmintent.training.run_config import parse_overrides
 
-from .common import save, table
+from .common import sample_std, save, score_axis, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +78,13 @@ def run(arguments: argparse.Namespace) -> str:
     first = next(iter(next(iter(found.values())).values()))
     shown = arguments.score or ("mae" if "mae" in first else "f1_weighted")
     means = [float(np.mean([scores[shown] for scores in seeds.values()])) for seeds in found.values()]
-    spread = [float(np.std([scores[shown] for scores in seeds.values()])) for seeds in found.values()]
+    spread = [sample_std([scores[shown] for scores in seeds.values()]) for seeds in found.values()]
     figure, axis = plt.subplots(figsize=(6, 4))
     axis.errorbar(range(len(found)), means, spread, marker="o", capsize=3)
-    axis.set(xlabel=arguments.field, ylabel=f"validation {shown}", xticks=range(len(found)), xticklabels=list(found))
+    axis.set(title="validation", xlabel=arguments.field, xticks=range(len(found)), xticklabels=list(found))
+    score_axis(axis.yaxis, shown)
     numbers = {"settings": settings.to_dict(), "field": arguments.field, "validation": found}
     written = save(Path(arguments.output_dir) / f"sensitivity_{arguments.field}", figure, numbers)
-    rows = [[value, mean, deviation] for value, mean, deviation in zip(found, means, spread, strict=True)]
-    return f"{table([arguments.field, shown, 'std'], rows)}\n{written}"
+    several = len(arguments.seeds) > 1
+    rows = [[value, mean, deviation if several else None] for value, mean, deviation in zip(found, means, spread)]
+    return f"{table([arguments.field, shown, 'std'], rows, {shown: shown, 'std': shown})}\n{written}"

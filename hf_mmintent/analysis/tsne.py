@@ -17,7 +17,8 @@ and modality where the output has a vector per modality.
 An output with one vector per modality (PLUM-Net's `raw_embeddings`, `common_embeddings`, `private_embeddings`) gives one point
 per sample and modality it has: the marker is the modality, the colour the label.
 
-Pictures mislead: beside each stands how well the 10 nearest neighbours in the full space agree with the label.
+Pictures mislead: beside each stands how well the 10 nearest neighbours in the full space agree with the label (fewer in
+classes of fewer samples).
 """
 
 from __future__ import annotations
@@ -65,12 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def neighbour_agreement(points: np.ndarray, labels: np.ndarray, regression: bool, count: int = 10) -> float:
-    """Correlation of each label with the mean of its neighbours' (regression), or the share of neighbours of its class."""
+    """
+    Correlation of each label with the mean of its neighbours' (regression), or the share of neighbours of its class.
+
+    A point of a small class is asked for as many neighbours as the class has others, so that 1 is in reach for every class;
+    one that is alone in its class is left out.
+    """
     count = min(count, len(points) - 1)
-    _, near = NearestNeighbors(n_neighbors=count + 1).fit(points).kneighbors(points)
-    others = labels[near[:, 1:]]
+    near = (
+        NearestNeighbors(n_neighbors=count).fit(points).kneighbors(return_distance=False)
+    )  # none is its own neighbour
+    others = labels[near]
     if not regression:
-        return float((others == labels[:, None]).mean())
+        _, kind, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        asked = np.arange(count)[None] < (sizes[kind] - 1)[:, None]  # (n, count)
+        known = asked.any(1)
+        shares = ((others == labels[:, None]) & asked).sum(1)[known] / asked.sum(1)[known]
+        return float(shares.mean()) if known.any() else float("nan")
     means = others.mean(1)
     return float(np.corrcoef(means, labels)[0, 1]) if means.std() > 0 and labels.std() > 0 else 0.0
 
@@ -198,7 +210,7 @@ def draw_panel(
     limits = {"vmin": points.labels.min(), "vmax": points.labels.max()} if names is None else {"vmin": -0.5}
     if names is not None:
         limits["vmax"] = len(names) - 0.5
-    colour_map = "coolwarm" if names is None else plt.get_cmap("tab10" if len(names) <= 10 else "tab20", len(names))
+    colour_map = "coolwarm" if names is None else plt.get_cmap(_map_of(len(names)), len(names))
     colours = None
     for name, marker in zip(dict.fromkeys(points.modalities), "o^sDvP", strict=False):
         own = points.modalities == name
@@ -214,6 +226,10 @@ def draw_panel(
     bar = figure.colorbar(colours, ax=axis)
     if names is not None and len(names) <= 40:
         bar.set_ticks(range(len(names)), labels=list(names), fontsize=8 if len(names) <= 20 else 6)
+
+
+def _map_of(count: int) -> str:
+    return "tab10" if count <= 10 else "tab20" if count <= 20 else "turbo"  # the first two have no more colours
 
 
 def fields_of_panels(fields: list[str], count: int) -> list[str]:
@@ -239,7 +255,8 @@ def run(arguments: argparse.Namespace) -> str:
         points = _gather(subject, field, arguments, arguments.view and [arguments.view])
         agreement = neighbour_agreement(points.vectors, points.labels, subject.regression)
         panel: dict[str, Any] = {"output": shown, "neighbour_agreement": agreement}
-        title = f"{subject.name}\n{shown}\nneighbour agreement {agreement:.3f}"
+        title = f"{subject.name}, {arguments.split} split, n = {len(points.ids)}\n"
+        title += f"{shown}, neighbour agreement {agreement:.3f}"
         vectors, prototypes = points.vectors, None
         if arguments.prototypes is not None:
             prototypes = _prototypes(subject, checkpoint, field, arguments)

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, NamedSplit, Value
 
 from hf_mmintent.data.checks import DataError, read_text
 from hf_mmintent.data.row_format import FORMAT
@@ -73,7 +73,10 @@ def clip_rows(folder: str | Path) -> DatasetDict:
         rows.setdefault(split[path], []).append(row)
     features = _features(table)
     info = DatasetInfo(features=features, description=f"Clips of the folder {root.name}")
-    made = {name: Dataset.from_list(part, features=features, info=info) for name, part in rows.items()}
+    made = {
+        name: Dataset.from_list(part, features=features, info=info, split=NamedSplit(name))
+        for name, part in rows.items()
+    }
     return DatasetDict(made).with_format(FORMAT)
 
 

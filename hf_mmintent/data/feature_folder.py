@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
+from datasets import Dataset, DatasetDict, DatasetInfo, NamedSplit, concatenate_datasets
 
 from hf_mmintent.data.checks import DataError, read_json
 from hf_mmintent.data.row_format import FORMAT
@@ -65,7 +65,8 @@ def open_features(folder: str | Path, split: str | None = None) -> DatasetDict |
     opened = DatasetDict()
     for name in wanted:
         parts = [_open(shard.table) for shard in shards if shard.split == name]
-        rows = concatenate_datasets(parts, info=DatasetInfo(features=parts[0].features, **settings["info"]))
+        info = DatasetInfo(features=parts[0].features, **settings["info"])
+        rows = concatenate_datasets(parts, info=info, split=NamedSplit(name))
         opened[name] = rows.with_format(FORMAT)
     return opened if split is None else opened[split]
 

@@ -34,7 +34,9 @@ def summary_from_run(
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) if run is None else run
     settings, facts = run["settings"], run["facts"]
     data, dataset = settings["data"], facts.get("dataset", {})
-    validation = data["validation_split"]
+    # Rows that were set aside from training are no split of the dataset; its validation split then selected nothing.
+    share = data.get("development_share")
+    validation = data["validation_split"] if share is None else "development"
     results = [SplitScores(validation, _count(run["validation"]), _scores(run["validation"]))]
     by_split: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((folder / SCORES_FOLDER).glob("*.json")):
@@ -56,9 +58,10 @@ def summary_from_run(
         dataset_config=data["config_name"],
         dataset_license=dataset.get("license") or None,
         synthetic=bool(dataset.get("synthetic")),
-        split_sizes=facts["splits"],
+        split_sizes={validation if n == data["validation_split"] else n: size for n, size in facts["splits"].items()},
         results=results,
-        selection=f"best epoch on the {data['validation_split']} split",
+        selection=f"best epoch on the {validation} "
+        + ("split" if share is None else f"rows, {share:g} of the {data['train_split']} split, which did not train"),
         ablation=ablation if len(ablation) > 1 else [],
         ablation_split=split,
         seeds=[run["seed"]],

@@ -10,6 +10,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_mmintent.metrics.tables import NOT_AVAILABLE, format_score, units
+
 from .run_summary import RunSummary, Score, mean_and_std
 
 NOT_RECORDED = "not recorded"
@@ -265,7 +267,7 @@ def _results(run: RunSummary) -> str:
     rows: list[Sequence[str]] = [
         (row.split, f"{row.n:,}", *(_format(row.scores, name) for name in names)) for row in run.results
     ]
-    parts = ["## Results", _table(("split", "n", *names), rows)]
+    parts = ["## Results", _table(("split", "n", *names), rows), f"Scores {units(names)}."]
     if any(mean_and_std(score)[1] is not None for row in run.results for score in row.scores.values()):
         parts.append("Mean ± sample standard deviation over the seeds.")
     elif len(run.seeds) == 1:
@@ -320,10 +322,10 @@ def _areas(run: RunSummary) -> str:
         (
             row.perturbation,
             row.modality,
-            f"{row.clean:.4f}",
-            f"{row.area:.4f}",
+            format_score(metric, row.clean),
+            format_score(metric, row.area),
             f"{row.strongest:g}",
-            f"{row.at_strongest:.4f}",
+            format_score(metric, row.at_strongest),
         )
         for row in run.areas
     ]
@@ -427,8 +429,8 @@ def _format(scores: Mapping[str, Score], name: str) -> str:
         return NOT_RECORDED
     mean, std = mean_and_std(scores[name])
     if not math.isfinite(mean):
-        return "undefined"
-    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+        return NOT_AVAILABLE
+    return format_score(name, mean) + ("" if std is None else f" ± {format_score(name, std)}")
 
 
 def _cell(text: object) -> str:

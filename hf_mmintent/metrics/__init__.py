@@ -42,6 +42,7 @@ from .tables import (
     table_rows,
     to_csv,
     to_markdown,
+    units,
     write_table,
 )
 from .text_overlap import bleu4, cider_d_each, rouge_l_each, strip_label_prefix, tokenize
@@ -104,5 +105,6 @@ __all__ = [
     "to_csv",
     "to_markdown",
     "tokenize",
+    "units",
     "write_table",
 ]

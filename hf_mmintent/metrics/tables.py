@@ -6,6 +6,7 @@ undefined value, mean ± standard deviation over runs with their number.
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from .significance import Summary, mean_std
 
 NOT_AVAILABLE = "n/a"
 PAPER_NOTE = "other code, other splits possible"
-_RAW_KEYS = ("mae", "corr", "cider_d", "length_ratio")
+_RAW_KEYS = ("mae", "mse", "rmse", "corr", "pearson", "perplexity", "cider_d", "length_ratio")
+_CONDITION = re.compile(r"_(?:with_drops|without_.*|stripped|raw)$")  # of a score, such as `mae_without_text`
 _HEADERS = {
     "accuracy": "ACC",
     "f1_weighted": "WF1",
@@ -33,9 +35,18 @@ def is_count(key: str) -> bool:
 
 
 def is_percent(key: str) -> bool:
-    """Whether tables show a score in percent: all but counts, MAE, Corr, CIDEr-D and the length ratio."""
-    base = key.removesuffix("_stripped").removesuffix("_raw")
-    return not is_count(key) and not any(base == raw or base.endswith(f"_{raw}") for raw in _RAW_KEYS)
+    """Whether tables show a score in percent: all but counts, the loss, errors, correlations, CIDEr-D, length ratios."""
+    base = _CONDITION.sub("", key)
+    return not (is_count(key) or base == "loss" or any(base == raw or base.endswith(f"_{raw}") for raw in _RAW_KEYS))
+
+
+def units(keys: Sequence[str]) -> str:
+    """What a table of these scores says about its numbers: `in percent`, or `in percent except mae and corr`."""
+    raw = [key for key in keys if not is_percent(key) and not is_count(key)]
+    if len(raw) == len(keys):
+        return "as they are"
+    listed = " and ".join([", ".join(raw[:-1]), raw[-1]] if len(raw) > 1 else raw)
+    return f"in percent except {listed}" if raw else "in percent"
 
 
 def format_score(key: str, value: float) -> str:

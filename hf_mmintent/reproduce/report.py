@@ -26,7 +26,7 @@ from hf_mmintent.metrics import (
     to_markdown,
 )
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.metrics.tables import NOT_AVAILABLE, PAPER_NOTE
+from hf_mmintent.metrics.tables import NOT_AVAILABLE, PAPER_NOTE, is_percent
 
 from .jobs import FAILURE_FILE, PREDICTIONS_FILE, Job, expand, finished_result, missing_files, references
 from .measured import measured
@@ -263,7 +263,8 @@ def _cell(row: RowResult, key: str) -> str:
         return ours
     paper = format_score(key, row.paper[key])
     if key in row.row.paper_std:
-        paper += f" ± {row.row.paper_std[key]}"
+        std = row.row.paper_std[key]
+        paper += f" ± {format_score(key, std / 100 if is_percent(key) else std)}"
     return f"{ours} / {paper} / {_difference(row, key)}" if key in row.scores else f"– / {paper}"
 
 

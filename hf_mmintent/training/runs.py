@@ -47,7 +47,7 @@ from .peft_runs import adapt, finish, plain
 from .run_config import RunConfig
 from .stages import train_in_stages
 from .tasks import task_of
-from .trainer import MultimodalTrainer
+from .trainer import MultimodalTrainer, refuse_test_split
 
 logger = logging.get_logger(__name__)
 
@@ -206,10 +206,16 @@ def read_splits(run: RunConfig) -> DatasetDict:
     Training and validation rows, and nothing else: the test split is not even read.
 
     With `data.development_share` both are parts of the training split.
+
+    Raises:
+        ValueError: a split is missing, or is the test split.
     """
     data = run.data
     loaded = load(data.name, **data.load_arguments())
     wanted = (data.train_split, data.validation_split)
+    # By name as well: rows of another maker need not know what they are.
+    for setting, name in zip(("train_split", "validation_split"), wanted[: 1 if data.development_share else 2]):
+        refuse_test_split(f"data.{setting}", name)
     missing = [name for name in wanted if name not in loaded]
     if missing:
         raise ValueError(f"the dataset has the splits {sorted(loaded)}: {missing} is not among them.")
@@ -218,16 +224,21 @@ def read_splits(run: RunConfig) -> DatasetDict:
         {name: ({"id": str(key)} for key in rows["id"]) for name, rows in splits.items() if "id" in rows.column_names}
     )
     if data.development_share is not None:
-        rows = splits[wanted[0]]
-        classes = "label" if isinstance(rows.features["label"], ClassLabel) else None
-        parts = rows.train_test_split(data.development_share, seed=data.development_seed, stratify_by_column=classes)
-        splits = DatasetDict({wanted[0]: parts["train"], wanted[1]: parts["test"]})
+        parts = development_parts(splits[wanted[0]], data.development_share, data.development_seed)
+        splits = DatasetDict(dict(zip(wanted, parts)))
     if run.encoder is not None and is_extraction(data.name):
         check_encoder(data.name, build_encoder(run.encoder))
     elif run.encoder is not None and has_raw_media(splits[wanted[0]]) and _wants_media(run):
         encoder = build_encoder(run.encoder)
         splits = DatasetDict({name: add_media_features(rows, encoder) for name, rows in splits.items()})
     return splits
+
+
+def development_parts(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Training rows without, and only, the share of them that selects epochs; of every class alike."""
+    classes = "label" if isinstance(rows.features["label"], ClassLabel) else None
+    parts = rows.train_test_split(share, seed=seed, stratify_by_column=classes)
+    return parts["train"], parts["test"]
 
 
 def _wants_media(run: RunConfig) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from transformers import Trainer
 from transformers.data.data_collator import DataCollator
 from transformers.processing_utils import ProcessorMixin
@@ -62,9 +62,9 @@ class MultimodalTrainer(Trainer):
         checkpoint_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("train_dataset", "eval_dataset"):
-            refuse_test_split(name, kwargs.get(name))
         super().__init__(*args, **kwargs)
+        for name in ("train_dataset", "eval_dataset"):
+            refuse_test_split(name, getattr(self, name))
         # The library takes every argument of `forward` with "label" in its name for a target, label slots too.
         self.label_names = ["labels"]
         self.eval_collator = eval_collator
@@ -103,8 +103,12 @@ class MultimodalTrainer(Trainer):
         if not self.best_weights.in_charge:  # else they are put back when training ends
             super()._load_best_model()
 
+    def get_train_dataloader(self) -> DataLoader:
+        refuse_test_split("train_dataset", self.train_dataset)
+        return super().get_train_dataloader()
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        refuse_test_split("eval_dataset", eval_dataset)
+        refuse_test_split("eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset)
         return self._with_eval_collator(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
@@ -268,11 +272,33 @@ def _means(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(sum(values) / len(values), 6) for name, values in sorted(found.items())}
 
 
-def refuse_test_split(name: str, dataset: Any) -> None:
-    """Raise `ValueError` if `dataset` is the test split of its source."""
-    split = dataset.split if isinstance(dataset, Dataset) else None
-    if split is not None and str(split).split("[")[0] == "test":
+def refuse_test_split(name: str, rows: Any) -> None:
+    """
+    Training and selection see no test rows.
+
+    Args:
+        name: of the argument, for the message.
+        rows: a dataset, or several of them in a mapping, a subset or a concatenation; or the name of a split.
+
+    Raises:
+        ValueError: some of the rows are of the test split of their source.
+    """
+    if any(part.split("[")[0].strip() == "test" for split in _split_names(rows) for part in split.split("+")):
         raise ValueError(
             f"`{name}` is the test split: training and model selection read train and validation only. "
             f"Score a finished checkpoint with `examples/evaluate.py --split test`."
         )
+
+
+def _split_names(rows: Any) -> list[str]:
+    """What datasets call the splits that they are of, such as `validation[:50%]`; nothing of those that do not know it."""
+    if isinstance(rows, str):
+        return [rows]
+    if isinstance(rows, Mapping):
+        return [name for part in rows.values() for name in _split_names(part)]
+    if isinstance(rows, Subset):
+        return _split_names(rows.dataset)
+    if isinstance(rows, ConcatDataset):
+        return [name for part in rows.datasets for name in _split_names(part)]
+    known = isinstance(rows, (Dataset, IterableDataset)) and rows.split is not None
+    return [str(rows.split)] if known else []

@@ -119,6 +119,16 @@ def test_neighbours_agree_where_labels_cluster() -> None:
     assert project(points[:4]).shape == (4, 2)
 
 
+def test_neighbours_of_small_classes() -> None:
+    """On a line 0 1 2 | 10 11 | 50, classes of three, two and one: every point with company has its own beside it."""
+    line, kinds = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [50.0]]), np.array(["a", "a", "a", "b", "b", "c"])
+    assert neighbour_agreement(line, kinds, regression=False) == 1.0
+    # With 2 of another class: 0 has one of its two others beside it, 1 too, 2 asks for one and has 1, which is no "d".
+    mixed = np.array(["a", "a", "d", "a", "d", "c"])
+    assert neighbour_agreement(line, mixed, regression=False) == pytest.approx((1 / 2 + 1 / 2 + 0 + 0 + 0) / 5)
+    assert np.isnan(neighbour_agreement(line[:2], kinds[[0, 3]], regression=False))
+
+
 def test_one_setting_is_changed(values: dict[str, Any]) -> None:
     run = RunConfig.from_dict(values)
     assert with_value(run, "config.intra_loss_weight", 0.5).config["intra_loss_weight"] == 0.5

@@ -79,6 +79,7 @@ def test_a_folder_of_clips_is_a_dataset(clips: Path, tmp_path: Path) -> None:
     rows = load(clips)
     assert {name: len(part) for name, part in rows.items()} == {"train": 5, "validation": 5}
     assert rows["train"].features["label"].names == ["inform", "praise"]
+    assert [str(part.split) for part in rows.values()] == ["train", "validation"]
     first = rows["train"][0]
     assert (first["id"], first["text"], first["label"]) == ("train/c0", "hello", 1)
     assert first["audio_path"] == first["video_path"] == str(clips.resolve() / "train" / "c0.mp4")
@@ -326,7 +327,7 @@ def test_training_on_features_gives_a_checkpoint_that_takes_clips(
 def test_splits_stay_splits(clips: Path, encoder: MediaEncoderModel, tmp_path: Path) -> None:
     part = DatasetDict({"validation": load(clips)["validation"]})
     extract_features(part, encoder, tmp_path / "out")
-    assert list(load(tmp_path / "out")) == ["validation"]
+    assert {name: str(rows.split) for name, rows in load(tmp_path / "out").items()} == {"validation": "validation"}
     with pytest.raises(ValueError, match=r"\['train'\] is not among them"):
         load(tmp_path / "out", split="train")
     assert shard_bytes(tmp_path / "out").keys() == {"validation-00000-of-00001.arrow"}

@@ -16,7 +16,7 @@ from hf_mmintent.analysis.answers import Task, answer, default_score, join
 from hf_mmintent.analysis.attribution import attribute, draw_attribution, of_clip
 from hf_mmintent.analysis.calibration import draw_reliability
 from hf_mmintent.analysis.common import Subject, run_name, save, save_tables
-from hf_mmintent.analysis.confusion import confusion, draw_task
+from hf_mmintent.analysis.confusion import confusion, draw_task, worst
 from hf_mmintent.analysis.modality_attention import Shares, draw_shares, occlusion, shares, write_samples
 from hf_mmintent.analysis.per_class import class_f1, class_table, draw_classes
 from hf_mmintent.analysis.robustness import measure
@@ -78,6 +78,11 @@ def test_confusion_by_hand(tmp_path: Path) -> None:
         drawn(figure, tmp_path)
     with pytest.raises(ValueError, match="has no classes"):
         confusion(value)
+    told, _, *rows = worst(
+        Task("label", np.append(GOLDEN.labels, 0), np.append(GOLDEN.predictions, -1), GOLDEN.names)
+    ).splitlines()
+    assert told == "4 of 7 right (57.14 %)" and rows[2:] == ["| x | y | 1 |", "| y | z | 1 |"]
+    assert worst(Task("label", GOLDEN.labels, GOLDEN.labels, GOLDEN.names)) == "6 of 6 right (100.00 %)"
     (twice,) = join([[GOLDEN], [GOLDEN]])
     assert confusion(twice).tolist() == (2 * confusion(GOLDEN)).tolist()
 
@@ -87,10 +92,16 @@ def test_classes_by_frequency(tmp_path: Path) -> None:
     np.testing.assert_allclose(f1, [4 / 5, 1 / 2, 2 / 3])  # 2·2/(3+2), 2·1/(2+2), 2·1/(1+2)
     rows = class_table(np.stack([f1, f1 + 0.1]), np.array([5, 50, 20]), np.array([3, 2, 1]), GOLDEN.names)
     assert [row["class"] for row in rows] == ["y", "z", "x"] and [row["rare"] for row in rows] == [False, False, True]
-    assert rows[0]["f1"] == pytest.approx(0.55) and rows[0]["std"] == pytest.approx(0.05) and rows[2]["scored"] == 3
+    assert (
+        rows[0]["f1"] == pytest.approx(0.55)
+        and rows[0]["std"] == pytest.approx(0.1 / 2**0.5)
+        and rows[2]["scored"] == 3
+    )
     drawn(draw_classes(rows), tmp_path)
     alike = class_table(f1[None], np.array([7, 7, 7]), np.array([3, 2, 1]), GOLDEN.names)
-    assert not any(row["rare"] for row in alike)
+    assert not any(row["rare"] for row in alike) and {row["std"] for row in alike} == {
+        None
+    }  # one seed has no deviation
     drawn(draw_classes(alike), tmp_path)
     several = Task("label", np.array([[1, 0], [1, 1]]), np.array([[1, 1], [0, 1]]), ["x", "y"])
     np.testing.assert_allclose(class_f1(several), [2 / 3, 2 / 3])
@@ -106,6 +117,10 @@ def test_tables_are_written_as_markdown_and_csv(tmp_path: Path) -> None:
     save_tables(tmp_path / "t", {"one": (["a", "b"], [["x", 0.123456]]), "two": (["a", "c"], [["y", 2]])})
     assert "**one**\n\n| a | b |\n| --- | --- |\n| x | 0.1235 |" in (tmp_path / "t.md").read_text()
     assert (tmp_path / "t.csv").read_text().splitlines() == ["table,a,b,c", "one,x,0.123456,", "two,y,,2"]
+    rows = [[0.123456, 0.123456, 0.5], [None, float("nan"), 1.0]]
+    save_tables(tmp_path / "t", {"one": (["a", "b", "c"], rows)}, {"a": "accuracy", "b": "mae"})
+    assert "| 12.35 | 0.123 | 0.5000 |\n| n/a | n/a | 1.0000 |" in (tmp_path / "t.md").read_text()
+    assert "one,0.123456,0.123456,0.5" in (tmp_path / "t.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_the_card_says_what_the_run_wrote(trained: TrainedRun) -> None:
     ablated = json.loads((trained.checkpoint / "scores" / "test_without_text.json").read_text())["scores"]
     rows = [[cell.strip() for cell in line.split("|")] for line in card.text.splitlines() if line.startswith("|")]
     (without_text,) = [row for row in rows if row[1:3] == ["video and audio", "text"]]
-    assert any(cell.startswith(f"{ablated['accuracy']:.4f}") for cell in without_text), without_text
+    assert any(cell.startswith(f"{100 * ablated['accuracy']:.2f}") for cell in without_text), without_text
     assert "huang2025mvcldafpp" in card.text and "[More Information Needed]" not in card.text
     assert (trained.checkpoint / "README.md").read_text().startswith("---\n")
 
@@ -94,7 +94,8 @@ def test_the_card_shows_pictures_and_areas(
         assert (pictures / name).read_bytes().startswith(b"\x89PNG") and f"![{caption}](pictures/{name})" in text
     assert {"robustness.png", "confusion.png"} <= set(facts["images"]) and len(facts["areas"]) == 8
     noise = next(row for row in facts["areas"] if row["perturbation"] == "noise" and row["modality"] == "audio")
-    assert f"| noise | audio | {noise['clean']:.4f} | {noise['area']:.4f} | 1 | {noise['at_strongest']:.4f} |" in text
+    clean, area, worst = (f"{100 * noise[name]:.2f}" for name in ("clean", "area", "at_strongest"))
+    assert f"| noise | audio | {clean} | {area} | 1 | {worst} |" in text
     scored = json.loads((trained.checkpoint / "scores" / "test_all.json").read_text())["scores"]
     assert noise["clean"] == pytest.approx(scored["accuracy"])
     model, _ = open_checkpoint(trained.checkpoint)
@@ -121,7 +122,7 @@ def test_pictures_that_are_gone_are_named(tmp_path: Path) -> None:
     assert found["images"] == {"pictures/a.png": "A"} and found["calibration"] == facts
     assert attachments(tmp_path) == {"pictures/a.png": tmp_path / "pictures" / "a.png"}
     card = str(build_model_card(RunSummary("m", "A", "a", problem_type="single_label_classification", **found)))
-    assert "| noise | text | 1.0000 | 0.5000 | 2 | 0.2500 |" in card and "(temperature 1.5, fitted" in card
+    assert "| noise | text | 100.00 | 50.00 | 2 | 25.00 |" in card and "(temperature 1.5, fitted" in card
     assert "error 0.200 without and 0.100 with it on the test split" in card and "not calibrated" not in card
     (tmp_path / "pictures" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="which are gone"):

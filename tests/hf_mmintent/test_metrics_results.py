@@ -23,6 +23,7 @@ from hf_mmintent.metrics import (
     table_rows,
     to_csv,
     to_markdown,
+    units,
     write_table,
 )
 from hf_mmintent.metrics.files import atomic_path
@@ -160,10 +161,22 @@ def test_predictions_refuse_what_does_not_fit(tmp_path):
         ("joint_n", 12, "12"),
         ("n_in_scope", 30, "30"),
         ("corr", float("nan"), "n/a"),
+        ("mae_without_text", 0.70804, "0.708"),
+        ("mae_with_drops", 0.70804, "0.708"),
+        ("f1_weighted_without_text_audio", 0.71304, "71.30"),
+        ("loss", 1.23456, "1.235"),
+        ("hamming_loss", 0.125, "12.50"),
     ],
 )
 def test_format_of_one_score(key, value, text):
     assert format_score(key, value) == text
+
+
+def test_units_are_named():
+    assert units(["accuracy", "f1_macro"]) == "in percent"
+    assert units(["mae", "corr", "acc7", "n"]) == "in percent except mae and corr"
+    assert units(["bleu4", "mae", "corr", "cider_d"]) == "in percent except mae, corr and cider_d"
+    assert units(["mae", "corr"]) == "as they are"
 
 
 def test_format_of_a_summary():

@@ -116,19 +116,19 @@ def test_model_index_has_the_form_of_the_hub() -> None:
 
 def test_tables_show_mean_std_n_and_what_is_missing() -> None:
     card = build_model_card(full_run())
-    assert row_of(card, "Results", "validation") == ["60", "0.6000 ± 0.1414", "0.5000 ± 0.3536"]  # std with n - 1
-    assert row_of(card, "Results", "test") == ["80", "0.7500 ± 0.1768", "0.5000 ± 0.0000"]
-    assert row_of(card, "When a modality is missing", "text, audio and video") == ["nothing", "0.7500"]
-    assert row_of(card, "When a modality is missing", "text") == ["audio and video", "0.3750"]
-    assert row_of(card, "Results", "BERT alone") == ["the data set's paper, Table 2", "0.6000"]
+    assert row_of(card, "Results", "validation") == ["60", "60.00 ± 14.14", "50.00 ± 35.36"]  # std with n - 1
+    assert row_of(card, "Results", "test") == ["80", "75.00 ± 17.68", "50.00 ± 0.00"]
+    assert row_of(card, "When a modality is missing", "text, audio and video") == ["nothing", "75.00"]
+    assert row_of(card, "When a modality is missing", "text") == ["audio and video", "37.50"]
+    assert row_of(card, "Results", "BERT alone") == ["the data set's paper, Table 2", "60.00"]
     assert row_of(card, "Training data", "train") == ["1,200"]
 
 
 def test_a_metric_that_one_split_lacks_is_named_as_such() -> None:
     results = [SplitScores("validation", 9, {"mae": 1.0}), SplitScores("test", 9, {"pearson": math.nan})]
     card = build_model_card(full_run(results=results))
-    assert row_of(card, "Results", "validation")[1:] == ["1.0000", "not recorded"]
-    assert row_of(card, "Results", "test")[1:] == ["not recorded", "undefined"]
+    assert row_of(card, "Results", "validation")[1:] == ["1.000", "not recorded"]
+    assert row_of(card, "Results", "test")[1:] == ["not recorded", "n/a"]
     assert [result.metric_type for result in card.data.eval_results] == ["mae"]  # JSON and YAML readers differ on NaN
 
 

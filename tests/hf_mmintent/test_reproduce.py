@@ -209,7 +209,7 @@ def test_a_table_runs_and_reports(folder: Path) -> None:
         for seed in (0, 1)
     ]
     assert fusion["values"] == stored and fusion["mean"] == pytest.approx(sum(stored) / 2)
-    shown = f"{100 * fusion['mean']:.2f} ± {100 * mean_std(stored).std:.2f} / 71.25 ± 0.4 / "
+    shown = f"{100 * fusion['mean']:.2f} ± {100 * mean_std(stored).std:.2f} / 71.25 ± 0.40 / "
     sign, difference = ("+", fusion["mean"] - 0.7125) if fusion["mean"] >= 0.7125 else ("−", 0.7125 - fusion["mean"])
     assert shown + f"{sign}{100 * difference:.2f}" in text
     line = cells["Tiny", "Fusion++", "accuracy"]

@@ -156,7 +156,9 @@ def test_the_command_writes_picture_tables_and_numbers(
     assert Path(pictures[0]).read_bytes().startswith(b"\x89PNG")
     numbers = json.loads(Path(pictures[1]).read_text(encoding="utf-8"))
     assert numbers["metric"] == "f1_macro" and len(numbers["curves"]) == 8 and numbers["level"] == "features"
-    assert "| checkpoint | perturbation |" in Path(tables_written[0]).read_text(encoding="utf-8")
+    text, first = Path(tables_written[0]).read_text(encoding="utf-8"), numbers["curves"][0]
+    assert "| checkpoint | perturbation |" in text
+    assert f"| {100 * first['mean'][0]:.2f} | {100 * first['area']:.2f} |" in text  # in percent, as in every table
     with Path(tables_written[1]).open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 8 + 7 + 3 and float(lines[0]["area"]) == pytest.approx(numbers["curves"][0]["area"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import Dataset, NamedSplit
 from safetensors.torch import load_file
+from torch.utils.data import ConcatDataset, Subset
 from transformers import TrainingArguments
 
 from hf_mmintent.data.loading import load
@@ -24,6 +25,7 @@ from hf_mmintent.training import MultimodalTrainer, RunConfig, last_complete_che
 from hf_mmintent.training.run_config import parse_overrides
 from hf_mmintent.training.runs import build, read_splits
 from hf_mmintent.training.runs import make_trainer as trainer_of_run
+from hf_mmintent.training.trainer import refuse_test_split
 from tests.modeling.testers import ALL_TESTERS, ModelTester
 
 from .training_cases import settings
@@ -254,6 +256,38 @@ def test_the_test_split_is_refused(name: str, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"row": [1]}, split=NamedSplit("test"))
     with pytest.raises(ValueError, match="test split"):
         MultimodalTrainer(model=ALL_TESTERS[0].model(), args=TrainingArguments(str(tmp_path)), **{name: rows})
+
+
+def test_the_test_split_finds_no_other_way_in(tmp_path: Path) -> None:
+    """By position, later, by name, in a mapping, and as a part of something."""
+    test, validation = (Dataset.from_dict({"row": [1, 2]}, split=NamedSplit(name)) for name in ("test", "validation"))
+    for part in (
+        test.select([0]), test.shuffle(seed=0), test.map(lambda row: row), {"a": validation, "b": test}, "test",
+        Subset(test, [0]), ConcatDataset([validation, test]), test.to_iterable_dataset(),
+        Dataset.from_dict({"row": [1]}, split=NamedSplit("validation+test[:50%]")),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="`rows` is the test split"):
+            refuse_test_split("rows", part)
+    for part in (validation, None, "validation", {"a": validation}, Subset(validation, [0]), "latest"):
+        refuse_test_split("rows", part)
+    model, arguments = ALL_TESTERS[0].model(), TrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="`eval_dataset` is the test split"):
+        MultimodalTrainer(model, arguments, None, validation, test)
+    trainer = MultimodalTrainer(model, arguments, None, validation, validation)
+    with pytest.raises(ValueError, match="`eval_dataset` is the test split"):
+        trainer.evaluate({"also": test})
+    trainer.train_dataset = trainer.eval_dataset = test
+    with pytest.raises(ValueError, match="`eval_dataset` is the test split"):
+        trainer.evaluate()
+    with pytest.raises(ValueError, match="`train_dataset` is the test split"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("setting", ["train_split", "validation_split"])
+def test_a_run_is_not_given_the_test_split(setting: str, run: RunConfig) -> None:
+    setattr(run.data, setting, "test")
+    with pytest.raises(ValueError, match=f"`data.{setting}` is the test split"):
+        read_splits(run)
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
