@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from hf_mmintent.modeling.out_of_scope import METHODS, OutOfScope
 from hf_mmintent.modeling.peephole_lstm import PeepholeBiLSTM
-from tests.modeling.testers import ALL_TESTERS, ClcrTester, ModelTester
+from tests.modeling.testers import ALL_TESTERS, ClcrTester, ModelTester, UnimodalVideoTester
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -28,7 +29,7 @@ from hf_mmintent.export.recurrences import (
     replace_loops,
 )
 
-TESTERS = {type(tester).__name__: tester for tester in ALL_TESTERS}
+TESTERS = {type(tester).__name__: tester for tester in (*ALL_TESTERS, UnimodalVideoTester())}
 TOLERANCE = 1e-4
 # Other numbers of samples and steps than the graph was traced with, fewer and more.
 BATCHES: tuple[dict[str, int], ...] = (
@@ -39,9 +40,12 @@ BATCHES: tuple[dict[str, int], ...] = (
 )
 
 
-def export(tester: ModelTester, tokenizer: Any, folder: Path) -> tuple[Any, OnnxClassifier]:
+def export(
+    tester: ModelTester, tokenizer: Any, folder: Path, rule: dict[str, Any] | None = None
+) -> tuple[Any, OnnxClassifier]:
     torch.manual_seed(0)
     model = tester.model().eval()
+    model.config.out_of_scope = rule
     export_onnx(model, tester.processor(tokenizer), folder)
     return model, OnnxClassifier(folder, threads=1)
 
@@ -85,6 +89,46 @@ QUICK = "ConcatFusionTester"  # the cheapest of those with several modalities
 )
 def test_every_architecture(name: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
     check(*export(TESTERS[name], tiny_tokenizer, tmp_path))
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "max_softmax": {"threshold": 0.35, "temperature": 2.0},
+    "energy": {"threshold": 1.1},
+    "prototype": {"threshold": 0.1},
+    "doc": {"thresholds": [0.5, 0.52, 0.55]},
+    "class": {"label": "inform"},
+}
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name == "prototype" else pytest.mark.slow) for name in METHODS]
+)
+def test_the_rule_for_what_is_out_of_scope_is_in_the_graph(method: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tester = next(t for t in ALL_TESTERS if list(t.modality_inputs) == ["text"])
+    rule = {"method": method, "label": "UNK", **RULES[method]}
+    width = tester.model().config.hidden_size
+    if method == "prototype":
+        rule["prototypes"] = torch.nn.functional.normalize(torch.randn(3, width), dim=-1).tolist()
+    model, classifier = export(tester, tiny_tokenizer, tmp_path, rule)
+    assert classifier.none_of_these == rule["label"]
+    for settings in BATCHES:
+        inputs = example_inputs(model, **settings)
+        with torch.no_grad():
+            outputs = model(**inputs)
+        checked = OutOfScope.from_dict(rule)
+        margins = checked.margins(outputs.logits, outputs.embeddings)
+        found = classifier(inputs)
+        np.testing.assert_allclose(found["margins"], margins.numpy(), atol=TOLERANCE)
+        sure = margins.abs() > TOLERANCE
+        assert sure.any()
+        assert (found["in_scope"] == checked.accepts(margins).numpy())[sure.numpy()].all()
+        np.testing.assert_allclose(found["logits"], outputs.logits.numpy(), atol=TOLERANCE)
+
+
+def test_without_a_rule_nothing_is_said_of_scope(text_only: tuple[Any, OnnxClassifier, Path]) -> None:
+    model, classifier, _ = text_only
+    assert classifier.none_of_these is None
+    assert set(classifier(example_inputs(model))) == {"logits", "embeddings"}
 
 
 @pytest.mark.slow
