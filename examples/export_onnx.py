@@ -3,8 +3,9 @@
     python examples/export_onnx.py CHECKPOINT --output onnx_model
 
 Needs `pip install "hf_mmintent[onnx]"`. The graph takes words and features (those that a checkpoint's own media encoder makes,
-or that were extracted), and lies beside config and processor. `hf_mmintent.export.OnnxClassifier("onnx_model")` runs it. The
-last line is the largest difference of a logit.
+or that were extracted), and lies beside config and processor. `hf_mmintent.export.OnnxClassifier("onnx_model")` runs it. Of a
+checkpoint with a rule for "none of these" (`config.out_of_scope`) it also gives the rule's margins; logits are those before
+the rule. The last line is the largest difference of a logit.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def main() -> None:
     model, processor = open_checkpoint(arguments.checkpoint)
     path = export_onnx(model, processor, arguments.output)
     classifier = OnnxClassifier(arguments.output)
+    if classifier.none_of_these is not None:
+        print(f"with the rule for {classifier.none_of_these!r}: `in_scope` and `margins` beside the logits before it")
     largest = 0.0
     for settings in ({}, {"batch_size": 1, "seed": 1}, {"batch_size": 5, "longer": 6, "seed": 2}):
         found = compare_logits(model.float(), classifier, example_inputs(model, **settings))

@@ -33,7 +33,7 @@ _FORMATS = (
 _INDEXED = {"mov", "matroska"}  # an exact index: seeking lands where it says
 _DECLARED = {"mov", "matroska", "flac", "flv"}  # the header states the duration instead of the file size implying it
 _HEADER_SLACK = 4096  # bytes that a header may declare too many: some writers count it twice, or a trailing chunk
-_SEEK_MARGIN = 1.0  # seconds decoded before `start`, so that overlapping audio transforms have warmed up
+SEEK_MARGIN = 1.0  # seconds decoded before `start`, so that overlapping audio transforms have warmed up
 
 
 @dataclass
@@ -102,7 +102,7 @@ def decode_clip(
     request = _check_request(
         Request(start or 0.0, math.inf if end is None else end, sampling_rate, fps, _pair(size), max_frames, crop)
     )
-    seekable = request.start > 2 * _SEEK_MARGIN
+    seekable = request.start > 2 * SEEK_MARGIN
     try:
         clip = _decode(source, request, audio, video, seek=seekable)
     except DecodingError:
@@ -263,7 +263,7 @@ def _decode(source: MediaSource, request: Request, audio: bool, video: bool, see
             sinks[pictures.index] = PictureSink(name, origin, request, pictures)
         if not sinks:
             return clip
-        seek_to = origin + request.start - _SEEK_MARGIN if seek else None
+        seek_to = origin + request.start - SEEK_MARGIN if seek else None
         extent = _pump(container, tracks, sinks, source, seek_to) - origin
     for sink in sinks.values():
         if isinstance(sink, SoundSink):

@@ -57,6 +57,10 @@ class LogMel(nn.Module):
             `(B, T, D)` float32 and `(B, T)` bool. A window is valid when all its samples are: one that reached into the
             padding would depend on it. Sound shorter than a window has no valid step.
         """
+        return join_steps(*self.frames(values, mask), self.config)
+
+    def frames(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, before `frames_per_step` of them are joined."""
         values = values.float().masked_fill(~mask, 0.0)  # not a product: padding may hold NaN
         missing = max(self.window - values.shape[1], 0)
         values, mask = nn.functional.pad(values, (0, missing)), nn.functional.pad(mask, (0, missing))
@@ -65,7 +69,7 @@ class LogMel(nn.Module):
         with torch.autocast(values.device.type, enabled=False):  # squares of half floats overflow
             mel = self._mel(frames)
         mel = ((mel + self.config.mel_log_offset).log() - self.config.mel_mean) / self.config.mel_std
-        return join_steps(mel.masked_fill(~valid[..., None], 0.0), valid, self.config)
+        return mel.masked_fill(~valid[..., None], 0.0), valid
 
     def _mel(self, frames: Tensor) -> Tensor:
         config = self.config
@@ -97,16 +101,23 @@ class PixelGrid(nn.Module):
         Returns:
             `(B, T, D)` float32, zero in the padding, and the mask `(B, T)`.
         """
+        return self.without_mean(self.cells(values, mask), mask), mask
+
+    def cells(self, values: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D), every frame by itself."""
         batch, length = mask.shape
         values = values.float().masked_fill(~mask[..., None, None, None], 0.0).flatten(0, 1)  # (B * T, 3, H, W)
         if self.config.grayscale:
             luma = torch.tensor(_LUMA, device=values.device).view(1, 3, 1, 1)
             values = (values * luma).sum(1, keepdim=True)
-        cells = nn.functional.adaptive_avg_pool2d(values, self.config.grid_size).reshape(batch, length, -1)
-        if self.config.subtract_clip_mean:
-            mean = cells.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
-            cells = (cells - mean).masked_fill(~mask[..., None], 0.0)
-        return cells, mask
+        return nn.functional.adaptive_avg_pool2d(values, self.config.grid_size).reshape(batch, length, -1)
+
+    def without_mean(self, cells: Tensor, mask: Tensor) -> Tensor:
+        """What changes in a clip, where the configuration wants only that."""
+        if not self.config.subtract_clip_mean:
+            return cells
+        mean = cells.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
+        return (cells - mean).masked_fill(~mask[..., None], 0.0)
 
 
 class AudioBackbone(nn.Module):
@@ -170,11 +181,11 @@ class AudioBackbone(nn.Module):
         return (wave - mean) / (variance + 1e-7).sqrt()
 
     def _encode_waves(self, waves: list[Tensor]) -> list[Tensor]:
-        pieces = [piece for row, wave in enumerate(waves) for piece in self._pieces(row, len(wave))]
+        pieces = [piece for row, wave in enumerate(waves) for piece in self.pieces(row, len(wave))]
         most = round(self.config.audio_seconds_per_call * self.config.sampling_rate)
         found: dict[Piece, Tensor] = {}
         for group in group_pieces(pieces, most, may_share(self.backbone)):
-            found.update(zip(group, self._encode_group(waves, group), strict=True))
+            found.update(zip(group, self.encode_group(waves, group), strict=True))
         empty = waves[0].new_zeros((0, self.width), dtype=self.encoder.dtype)
         rows = []
         for row in range(len(waves)):
@@ -182,24 +193,25 @@ class AudioBackbone(nn.Module):
             rows.append(torch.cat(mine) if mine else empty)
         return rows
 
-    def _pieces(self, row: int, samples: int) -> list[Piece]:
+    def pieces(self, row: int, samples: int) -> list[Piece]:
         """Of one clip; none when it is shorter than the encoder's first window."""
         config, rate = self.config, self.config.sampling_rate
         if self.strides is None:  # a window of speech is the least that any encoder takes
-            return [Piece(row, 0, samples, 0, samples)] if samples >= round(rate * config.mel_window_ms / 1000) else []
+            return [Piece(row, 0, samples, 0, samples)] if samples >= self.shortest else []
         if not self.strides.states(samples):
             return []
         seconds = samples / rate if config.audio_chunk_seconds is None else config.audio_chunk_seconds
         return cut_clip(row, samples, round(seconds * rate), round(config.audio_overlap_seconds * rate), self.strides)
 
-    def _encode_group(self, waves: list[Tensor], group: list[Piece]) -> list[Tensor]:
+    def encode_group(self, waves: list[Tensor], group: list[Piece]) -> list[Tensor]:
+        """States (T, D) of pieces of these waves that share a call, those of their context included."""
         parts = [waves[piece.row][piece.start : piece.stop] for piece in group]
         same = all(piece.length == group[0].length for piece in group)
         mask = None
         if not same:
             lengths = torch.tensor([piece.length for piece in group], device=parts[0].device)
             mask = (torch.arange(group[0].length, device=parts[0].device) < lengths[:, None]).long()
-        states = self._encode(nn.utils.rnn.pad_sequence(parts, batch_first=True), mask)
+        states = self.encode(nn.utils.rnn.pad_sequence(parts, batch_first=True), mask)
         for piece, state in zip(group, states, strict=True):
             if self.strides is not None and piece.first + piece.count > len(state):
                 raise ValueError(
@@ -208,7 +220,7 @@ class AudioBackbone(nn.Module):
                 )
         return list(states)
 
-    def _encode(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+    def encode(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """States (N, T, D) of one call."""
         layers = self.config.audio_layers
         masked = {} if mask is None else {"attention_mask": mask}
@@ -218,12 +230,29 @@ class AudioBackbone(nn.Module):
             )
         return _chosen_states(output, layers, self.width, self.backbone).to(self.encoder.dtype)
 
+    @property
+    def shortest(self) -> int:
+        """Samples of a window of speech, the least that is encoded where the encoder does not say."""
+        return round(self.config.sampling_rate * self.config.mel_window_ms / 1000)
+
+    @property
+    def mel_span(self) -> int:
+        """Samples of one of Whisper's windows: its encoder halves the mel rate."""
+        return 2 * self.backbone.max_source_positions * _WHISPER_HOP
+
+    @staticmethod
+    def mel_states(samples: int) -> int:
+        """States of so much sound in Whisper's windows."""
+        return math.ceil(samples / (2 * _WHISPER_HOP))
+
+    def encode_mel_windows(self, windows: Tensor) -> Tensor:
+        """States (N, T, D) of sound (N, mel_span)."""
+        return self.encode(whisper_mel(windows, self.backbone.num_mel_bins))
+
     def _encode_mel(self, waves: list[Tensor]) -> list[Tensor]:
         """Windows of Whisper's length, of all clips in turn; frames that begin in a clip's padding are cut off."""
-        steps = self.backbone.max_source_positions
-        span = 2 * steps * _WHISPER_HOP  # samples of a window: the encoder halves the mel rate
-        shortest = round(self.config.sampling_rate * self.config.mel_window_ms / 1000)
-        counts = [math.ceil(len(wave) / span) if len(wave) >= shortest else 0 for wave in waves]
+        span = self.mel_span
+        counts = [math.ceil(len(wave) / span) if len(wave) >= self.shortest else 0 for wave in waves]
         empty = waves[0].new_zeros((0, self.width), dtype=self.encoder.dtype)
         if not sum(counts):
             return [empty] * len(waves)
@@ -233,10 +262,10 @@ class AudioBackbone(nn.Module):
             if count
         ]
         calls = torch.cat(padded).split(max(round(self.config.audio_seconds_per_call * _WHISPER_RATE) // span, 1))
-        states = torch.cat([self._encode(whisper_mel(call, self.backbone.num_mel_bins)) for call in calls])
+        states = torch.cat([self.encode_mel_windows(call) for call in calls])
         rows = states.split(counts)
         return [
-            row.flatten(0, 1)[: math.ceil(len(wave) / (2 * _WHISPER_HOP))] if count else empty
+            row.flatten(0, 1)[: self.mel_states(len(wave))] if count else empty
             for row, wave, count in zip(rows, waves, counts, strict=True)
         ]
 
@@ -273,7 +302,7 @@ class ImageBackbone(nn.Module):
         pooling = self.config.video_pooling
         if pooling == "spatiotemporal":
             return self._spatiotemporal(calls, mask)
-        tokens = [self._encode(call) for call in calls]  # (n, D), or (n, P, D) for all tokens
+        tokens = [self.encode(call) for call in calls]  # (n, D), or (n, P, D) for all tokens
         if pooling == "tokens":
             return self._token_grid(tokens, mask)
         features = values.new_zeros((*mask.shape, self.width), dtype=self.encoder.dtype)
@@ -295,7 +324,7 @@ class ImageBackbone(nn.Module):
         spatial: Tensor | None = None  # (B, P, D)
         temporal: list[Tensor] = []
         for call in calls:
-            tokens = self._encode(call)
+            tokens = self.encode(call)
             temporal.append(tokens.mean(1))
             if spatial is None:
                 spatial = torch.zeros((batch, *tokens.shape[1:]), device=mask.device)
@@ -309,7 +338,7 @@ class ImageBackbone(nn.Module):
         present = mask.any(1, keepdim=True).expand(-1, spatial.shape[1])
         return torch.cat([spatial, features], 1), torch.cat([present, mask], 1)
 
-    def _encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Tensor:
         """(N, D), or (N, P, D) where all patches are wanted."""
         pooling, layers = self.config.video_pooling, self.config.video_layers
         wanted = {} if layers is None else {"output_hidden_states": True}

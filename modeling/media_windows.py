@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .media_decoding import MediaSource, decoding_steps, media_tracks, open_media, source_name
-from .media_sampling import MediaError, PictureSink, Request, SoundSink, require_av
-from .processing_media import MediaSettings, _frames, _is_source, _waveform
+from .media_decoding import SEEK_MARGIN, MediaSource, decoding_steps, media_tracks, open_media, source_name
+from .media_sampling import DecodingError, MediaError, PictureSink, Request, SoundSink, require_av
+from .processing_media import MediaSettings, _frames, _is_source, _waveform, infinite_sound
+
+T = TypeVar("T")
 
 _TAIL = 0.1  # of a window: a shorter rest joins the last window instead of becoming one of its own
 
@@ -97,10 +101,12 @@ class _FileTrack(_Track):
         assert request.fps is not None
         super().__init__(request.sampling_rate if kind == "audio" else request.fps)
         self.sink: SoundSink | PictureSink | None = None
-        self.steps = self._decode(source, kind, request)
+        self.whole = source, kind, request
+        self.seeks = request.start > 2 * SEEK_MARGIN
+        self.steps = self._decode(source, kind, request, self.seeks)
         self.advance()
 
-    def _decode(self, source: MediaSource, kind: str, request: Request) -> Generator[None, None, None]:
+    def _decode(self, source: MediaSource, kind: str, request: Request, seek: bool) -> Generator[None, None, None]:
         name = source_name(source)
         with open_media(source) as container:
             tracks = media_tracks(container, name)
@@ -111,11 +117,20 @@ class _FileTrack(_Track):
             sink = SoundSink(name, origin, request) if kind == "audio" else PictureSink(name, origin, request, stream)
             self.sink = sink
             yield
-            yield from decoding_steps(container, tracks, {stream.index: sink}, source, None)
+            seek_to = origin + request.start - SEEK_MARGIN if seek else None
+            yield from decoding_steps(container, tracks, {stream.index: sink}, source, seek_to)
             sink.flush()
 
     def advance(self) -> None:
-        self.ended = next(self.steps, self) is self
+        try:
+            self.ended = next(self.steps, self) is self
+        except DecodingError:
+            if not self.seeks or self.first:
+                raise
+            # A stream may be undecodable from the point that was sought: start at the front.
+            self.seeks = False
+            self.steps = self._decode(*self.whole, seek=False)
+            self.advance()
 
     @property
     def _item_bytes(self) -> int:
@@ -173,18 +188,94 @@ def read_windows(
     stride = seconds / 2 if stride is None else stride
     if not 0 < stride <= seconds < math.inf:
         raise ValueError(f"`stride` is {stride} and `seconds` is {seconds}: pass 0 < stride <= seconds.")
-    origin, stop = start or 0.0, math.inf if end is None else end
-    if not 0 <= origin < stop:
-        raise MediaError(f"`start` is {start} and `end` is {end}: pass 0 <= start < end, in seconds.")
-    request = Request(
-        origin, stop, settings.sampling_rate, settings.frame_rate, settings.image_shape, None, settings.image_crop
-    )
+    request = _request(settings, start, end)
     if audio is video and callable(getattr(audio, "read", None)):
+        audio.seek(0)
         audio = video = audio.read()  # two readers cannot share one position
     sources = {kind: source for kind, source in (("audio", audio), ("video", video)) if source is not None}
     tracks = {kind: _track(kind, source, request, settings) for kind, source in sources.items()}
     names = [source_name(source) for source in sources.values() if _is_source(source)]
-    yield from _windows(tracks, origin, seconds, stride, names)
+    yield from _windows(tracks, request.start, seconds, stride, names)
+
+
+def read_parts(
+    kind: str,
+    source: Any,
+    settings: MediaSettings,
+    items: int,
+    start: float | None = None,
+    end: float | None = None,
+) -> Iterator[np.ndarray]:
+    """
+    The sound or the pictures of a recording in parts that follow each other, holding only the part at hand.
+
+    Args:
+        kind (`str`): "audio" or "video".
+        source (media source or array): As in [`prepare_media`].
+        settings ([`MediaSettings`]): Rates and size; `num_frames` and `max_clip_seconds` are the caller's affair.
+        items (`int`): Samples or frames of a part; the last one has what is left.
+        start, end (`float`, seconds, *optional*): Part of the recording to use.
+
+    Returns:
+        Iterator of arrays, `(items,)` float32 or `(items, height, width, 3)` uint8; empty where the recording has none.
+
+    Raises:
+        MediaError: as [`decode_clip`]; damage is met only when its part is reached.
+        ValueError: sound that is not finite.
+    """
+    track = _track(kind, source, _request(settings, start, end), settings)
+    first = 0
+    while True:
+        while not track.ended and track.count < first + items:
+            track.advance()
+        last = min(first + items, track.count)
+        if last > first:
+            part = track.items(first, last)
+            if kind == "audio" and not np.isfinite(part).all():
+                raise infinite_sound(source, part)
+            yield part
+        if track.ended and last == track.count:
+            return
+        first = last
+        track.forget(first)
+
+
+def clip_seconds(audio: Any, video: Any, settings: MediaSettings, start: float | None, end: float | None) -> float:
+    """
+    About how long a recording, or the part of it, is: as its header says, infinite where that says nothing.
+
+    Args:
+        audio, video (media source or array, *optional*): As in [`prepare_media`], of one sample.
+        settings ([`MediaSettings`]): Rates of arrays, and `max_clip_seconds`.
+        start, end (`float`, seconds, *optional*): Part of the recording.
+
+    Raises:
+        MediaError: a file cannot be opened.
+    """
+    limit = math.inf if settings.max_clip_seconds is None else settings.max_clip_seconds
+    wanted = math.inf if end is None else end - (start or 0.0)
+    found = 0.0
+    for kind, source in (("audio", audio), ("video", video)):
+        if source is None or (kind == "video" and source is audio):
+            continue
+        if not _is_source(source):
+            rate = source["sampling_rate"] if isinstance(source, dict) else settings.sampling_rate
+            values = source["array"] if isinstance(source, dict) else source
+            found = max(found, len(values) / (rate if kind == "audio" else settings.frame_rate))
+            continue
+        with open_media(source) as container:
+            declared = container.duration or 0
+        found = max(found, declared / require_av().time_base if declared > 0 else math.inf)
+    return min(limit, wanted, max(found - (start or 0.0), 0.0))
+
+
+def _request(settings: MediaSettings, start: float | None, end: float | None) -> Request:
+    origin, stop = start or 0.0, math.inf if end is None else end
+    if not 0 <= origin < stop:
+        raise MediaError(f"`start` is {start} and `end` is {end}: pass 0 <= start < end, in seconds.")
+    return Request(
+        origin, stop, settings.sampling_rate, settings.frame_rate, settings.image_shape, None, settings.image_crop
+    )
 
 
 def _track(kind: str, source: Any, request: Request, settings: MediaSettings) -> _Track:
@@ -219,3 +310,17 @@ def _windows(
         begin = number * stride
         for track in tracks.values():
             track.forget(track.index(begin))
+
+
+def run_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The items in order, up to `depth` of them made in a thread before they are asked for."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -17,7 +17,8 @@ from .configuration_media_encoder import MediaEncoderConfig
 from .media_decoding import Clip, MediaError, MediaSource
 from .media_front_ends import AudioBackbone, ImageBackbone, LogMel, PixelGrid, encoder_of
 from .media_presets import media_preset
-from .processing_media import MediaSettings, prepare_media
+from .media_streams import picture_features, sound_features
+from .processing_media import MediaSettings
 
 logger = logging.get_logger(__name__)
 
@@ -238,10 +239,12 @@ class MediaEncoderModel(PreTrainedModel):
             features, valid = front_end(values, mask.bool())
         return features, valid.long()
 
-    @torch.no_grad()
     def encode_clip(self, clip: Clip | MediaSource) -> MediaEncoderOutput:
         """
-        Features of one clip.
+        Features of one clip of any length: decoded and encoded part by part, so that memory grows with the features only.
+
+        They are those that `forward` gives for the whole clip, up to rounding. An audio backbone that attends to a whole
+        clip by its configuration (`audio_chunk_seconds=None`) gets all of its sound at once.
 
         Args:
             clip ([`Clip`], path, bytes or struct): What [`decode_clip`] returns or takes. The arrays of a [`Clip`] must
@@ -259,15 +262,51 @@ class MediaEncoderModel(PreTrainedModel):
             settings.check_rates(clip)
         sound: Any = clip.audio if isinstance(clip, Clip) else clip
         pictures: Any = clip.frames if isinstance(clip, Clip) else clip
-        arrays = prepare_media(
-            audio=None if self.audio_front_end is None else [sound],
-            video=None if self.video_front_end is None else [pictures],
-            settings=settings,
-        )
-        if not arrays:
+        features = self.encode_recording(sound, pictures, settings)
+        if not features:
             ends = {"audio": self.config.audio_front_end, "video": self.config.video_front_end}
             raise MediaError(f"the clip has nothing for the front ends {ends} of this model: use another clip.")
-        return self(**{name: torch.from_numpy(value).to(self.device) for name, value in arrays.items()})
+        return features
+
+    @torch.no_grad()
+    def encode_recording(
+        self,
+        audio: Any = None,
+        video: Any = None,
+        settings: MediaSettings | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> MediaEncoderOutput:
+        """
+        As [`encode_clip`], with sound and pictures from anywhere and of a part of the recording.
+
+        Args:
+            audio, video (media source or array, *optional*): As in [`prepare_media`], of one sample. What there is no
+                front end for is not decoded.
+            settings ([`MediaSettings`], *optional*): How they are decoded; by default as `config` says.
+            start, end (`float`, seconds, *optional*): Part to use.
+
+        Returns:
+            [`MediaEncoderOutput`] of batch size 1; empty where the recording has nothing for the front ends.
+
+        Raises:
+            MediaError: a source cannot be decoded, or has neither sound nor pictures at all.
+            ValueError: arrays of a wrong shape or type, or sound that is not finite.
+        """
+        settings = settings or MediaSettings.from_config(self.config)
+        if settings.max_clip_seconds is not None:
+            limit = (start or 0.0) + settings.max_clip_seconds
+            end = limit if end is None else min(end, limit)
+        limits = {"start": start, "end": end}
+        found: list[Tensor | None] = []
+        for front_end, source, features in (
+            (self.audio_front_end, audio, sound_features),
+            (self.video_front_end, video, picture_features),
+        ):
+            wanted = front_end is not None and source is not None
+            pair = features(front_end, source, settings, limits, self.device) if wanted else None
+            found += [None, None] if pair is None else [pair[0], pair[1].long()]
+        return MediaEncoderOutput(*found)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; names all Auto classes of the family when the code travels with the weights."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +13,13 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .calibration import label_probabilities
-from .media_windows import Window, read_windows
+from .media_windows import Window, read_windows, run_ahead
 from .out_of_scope import OutOfScope
 from .pipeline_inputs import Sample, as_sample, is_single, local_media
 from .processing_media import MediaSettings
 from .speech_to_text import SpeechToText
 
 logger = logging.get_logger(__name__)
-T = TypeVar("T")
 
 _WINDOW = 10.0  # seconds: an utterance, which is what the datasets label, is seldom longer
 _AHEAD = 2  # batches decoded while the model computes
@@ -364,17 +361,3 @@ class IntentRecognitionPipeline(Pipeline):
         """Model, processor, and the code of both and of the pipeline."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-def run_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The items in order, up to `depth` of them made in a thread before they are asked for."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
-        try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(pool.submit(next, items, end))
-                yield item
-        finally:
-            for future in waiting:
-                future.cancel()

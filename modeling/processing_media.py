@@ -146,9 +146,14 @@ def _prepare_sample(
     elif video is not None and not together:
         frames = _cut(_frames(video, settings), settings.frame_rate, start, end)
     if wave is not None and not np.isfinite(wave).all():  # also of a file: sound may be stored as floats
-        bad, what = int((~np.isfinite(wave)).sum()), source_name(audio) if sound_is_file else "a waveform"
-        raise ValueError(f"{what} holds {bad} NaN or infinite sound samples: repair it, or leave its sound out.")
+        raise infinite_sound(audio, wave)
     return wave, frames if frames is None else _spread(frames, settings.num_frames)
+
+
+def infinite_sound(source: Any, wave: np.ndarray) -> ValueError:
+    """The error for sound that is not finite."""
+    bad, what = int((~np.isfinite(wave)).sum()), source_name(source) if _is_source(source) else "a waveform"
+    return ValueError(f"{what} holds {bad} NaN or infinite sound samples: repair it, or leave its sound out.")
 
 
 def _is_source(item: Any) -> bool:
@@ -200,9 +205,12 @@ def _cut(values: np.ndarray, rate: float, start: float | None, end: float | None
 
 def _spread(frames: np.ndarray, count: int | None) -> np.ndarray:
     """The middle frames of `count` equal parts."""
-    if count is None or len(frames) <= count:
-        return frames
-    return frames[(2 * np.arange(count) + 1) * len(frames) // (2 * count)]
+    return frames if count is None or len(frames) <= count else frames[spread_over(len(frames), count)]
+
+
+def spread_over(total: int, count: int) -> np.ndarray:
+    """Indices of the middles of `count` equal parts of `total` frames; all of them when there are not more."""
+    return np.arange(total) if total <= count else (2 * np.arange(count) + 1) * total // (2 * count)
 
 
 def _pad(name: str, items: list[np.ndarray | None], dtype: Any) -> dict[str, np.ndarray]:
@@ -216,6 +224,11 @@ def _pad(name: str, items: list[np.ndarray | None], dtype: Any) -> dict[str, np.
             values[row, : len(item)] = item
             mask[row, : len(item)] = 1
     return {name: values, f"{name}_mask": mask}
+
+
+def normalize_frames(frames: np.ndarray, settings: MediaSettings) -> np.ndarray:
+    """uint8 (T, H, W, 3) to normalised float32 (T, 3, H, W)."""
+    return _normalize(frames[None], np.ones((1, len(frames)), np.int64), settings)[0]
 
 
 def _normalize(frames: np.ndarray, mask: np.ndarray, settings: MediaSettings) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, Pipeline, pipeline
 
+from hf_mmintent.modeling.out_of_scope import OutOfScope
 from hf_mmintent.modeling.pipelines import PIPELINES
 
 INTENT, EXPLANATION = "multimodal-intent-recognition", "multimodal-explanation"
@@ -23,6 +24,8 @@ class ClipAnalysis:
         shares: per source its share in every window.
         shares_are: what `shares` shows, for the axis.
         explanation: why, from a checkpoint that explains.
+        none_of_these: of a checkpoint with a rule for what is out of scope, the rule's label and whether the clip gets it
+            with all modalities and with those that are on; the scores are those before the rule.
     """
 
     answer: dict[str, Any]
@@ -31,6 +34,7 @@ class ClipAnalysis:
     shares: dict[str, list[float]]
     shares_are: str
     explanation: str | None = None
+    none_of_these: tuple[str, bool, bool] | None = None
 
 
 class Labeller:
@@ -97,7 +101,10 @@ class Labeller:
         every = pipe(sample)
         before, now = ({entry["label"]: entry["score"] for entry in found["ranking"]} for found in (every, answer))
         times, shares, what = self._shares(pipe, sample, answer, kept, seconds)
-        return ClipAnalysis(answer, {label: (before[label], now[label]) for label in now}, times, shares, what)
+        changes = {label: (before[label], now[label]) for label in now}
+        rule = OutOfScope.of(pipe.model.config)
+        none = rule and (rule.label, every["answer"] == rule.label, answer["answer"] == rule.label)
+        return ClipAnalysis(answer, changes, times, shares, what, none_of_these=none)
 
     @staticmethod
     def _shares(

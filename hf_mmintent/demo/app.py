@@ -63,6 +63,22 @@ def change_table(found: ClipAnalysis) -> list[list[str]]:
     return [[label, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"] for label, (a, b) in rows[:5]]
 
 
+def scope_lines(found: ClipAnalysis) -> list[str]:
+    """What the rule for "none of these" says; nothing without such a rule."""
+    if found.none_of_these is None:
+        return []
+    label, before, now = found.none_of_these
+    margin = f"margin {found.answer['margin']:+.3f}"
+    lines = (
+        [f"**None of these** ({label}), {margin}: the intents below are ranked without that rule."]
+        if now
+        else [f"one of these intents, not {label} ({margin})"]
+    )
+    if before != now:
+        lines.append(f"with all modalities: {'none of these' if before else 'one of these intents'}")
+    return lines
+
+
 def build_app(labeller: Labeller) -> Any:
     """
     The page.
@@ -87,7 +103,7 @@ def build_app(labeller: Labeller) -> Any:
         answer = found.answer
         used = f"answered from **{', '.join(answer['used'])}**"
         said = [f"{name} **{answer[name]}**" for name in ("emotion", "intent") if answer.get(name)]
-        status = "  \n".join([used, *said, *answer["notes"]])
+        status = "  \n".join([*scope_lines(found), used, *said, *answer["notes"]])
         ranking = {entry["label"]: entry["score"] for entry in answer.get("ranking", [])} or None
         explanation = gr.update(value=found.explanation or "", visible=found.explanation is not None)
         heard = answer["text"] if not text.strip() and answer["text"] else gr.skip()

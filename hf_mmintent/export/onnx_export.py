@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from .onnx_runtime import ONNX_NAME, OnnxClassifier, require_onnx
+from hf_mmintent.modeling.out_of_scope import OutOfScope
+
+from .onnx_runtime import ONNX_NAME, SCOPE_KEY, OnnxClassifier, require_onnx
 from .recurrences import fold_parametrizations, replace_loops
 
 __all__ = ["ONNX_NAME", "compare_logits", "example_inputs", "export_onnx"]
@@ -48,15 +50,20 @@ class ClassifierGraph(nn.Module):
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
         self.model, self.names = model, names
+        self.rule = OutOfScope.of(model.config)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with BoolWhere():
-            outputs = self.model(**dict(zip(self.names, inputs, strict=True)))
-        return tuple(outputs[name].float() for name in self.output_names(outputs))
+            return tuple(self.found(*inputs).values())
 
-    @staticmethod
-    def output_names(outputs: Any) -> list[str]:
-        return [name for name in ("logits", "embeddings", "modality_weights") if outputs.get(name) is not None]
+    def found(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """The outputs by name."""
+        outputs = self.model(**dict(zip(self.names, inputs, strict=True)))
+        names = [name for name in ("logits", "embeddings", "modality_weights") if outputs.get(name) is not None]
+        found = {name: outputs[name].float() for name in names}
+        if self.rule is not None:
+            found["margins"] = self.rule.margins(outputs.logits, outputs.embeddings)
+        return found
 
 
 def example_inputs(model: PreTrainedModel, batch_size: int = 3, seed: int = 0, longer: int = 0) -> dict[str, Tensor]:
@@ -106,7 +113,8 @@ def export_onnx(model: PreTrainedModel, processor: ProcessorMixin, folder: str |
     """
     Write `model.onnx` with the config and the processor beside it; [`OnnxClassifier`] opens the folder.
 
-    A modality that a batch lacks is a mask of zeros in the graph, which every model reads like an absent one.
+    A modality that a batch lacks is a mask of zeros in the graph, which every model reads like an absent one. Of a model
+    with a rule for what is out of scope (`config.out_of_scope`) the graph computes the margins as well.
 
     Args:
         model: a classifier or regressor; exported in float32. Its media encoder is left out: the graph takes features.
@@ -127,12 +135,13 @@ def export_onnx(model: PreTrainedModel, processor: ProcessorMixin, folder: str |
     fold_parametrizations(plain)
     replace_loops(plain)
     inputs = example_inputs(plain)
+    graph = ClassifierGraph(plain, list(inputs))
     with torch.no_grad():
-        outputs = ClassifierGraph.output_names(plain(**inputs))
+        outputs = list(graph.found(*inputs.values()))
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            ClassifierGraph(plain, list(inputs)),
+            graph,
             tuple(inputs.values()),
             dynamo=True,
             dynamic_shapes={"inputs": tuple(free for _ in inputs)},
@@ -143,10 +152,18 @@ def export_onnx(model: PreTrainedModel, processor: ProcessorMixin, folder: str |
         )
     path = folder / ONNX_NAME
     program.model.metadata_props["min_lengths"] = json.dumps(_least_lengths(program, list(inputs)))
+    program.model.metadata_props[SCOPE_KEY] = json.dumps(_scope(graph.rule))
     program.save(str(path), external_data=False)
     plain.config.save_pretrained(folder)
     processor.save_pretrained(folder)
     return path
+
+
+def _scope(rule: OutOfScope | None) -> dict[str, Any] | None:
+    """What a reader of the graph needs to know of the rule: a margin of 0 is in scope or not, and the name of the rest."""
+    if rule is None:
+        return None
+    return {"method": rule.method, "label": rule.label, "zero_is_in": bool(rule.accepts(torch.zeros(())))}
 
 
 def _least_lengths(program: Any, names: list[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 ONNX_NAME = "model.onnx"
+SCOPE_KEY = "out_of_scope"  # of the metadata: the rule for "none of these", null without one
 
 
 def require_onnx(name: str) -> Any:
@@ -31,6 +32,9 @@ class OnnxClassifier:
         folder: what `export_onnx` wrote, or the path of the graph.
         providers: execution providers of onnxruntime; the CPU by default.
         threads: of the CPU provider; chosen by onnxruntime when `None`.
+
+    `none_of_these` is what the checkpoint calls a sample that belongs to none of its classes, `None` where it has no rule for
+    that; logits are always those before the rule.
     """
 
     def __init__(self, folder: str | Path, providers: list[str] | None = None, threads: int | None = None) -> None:
@@ -44,8 +48,10 @@ class OnnxClassifier:
         )
         self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
         self.outputs = [entry.name for entry in self.session.get_outputs()]
-        stored = self.session.get_modelmeta().custom_metadata_map.get("min_lengths", "{}")
-        self.min_lengths: dict[str, int] = json.loads(stored)
+        stored = self.session.get_modelmeta().custom_metadata_map
+        self.min_lengths: dict[str, int] = json.loads(stored.get("min_lengths", "{}"))
+        self.scope: dict[str, Any] | None = json.loads(stored.get(SCOPE_KEY, "null"))
+        self.none_of_these: str | None = None if self.scope is None else self.scope["label"]
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """
@@ -53,7 +59,8 @@ class OnnxClassifier:
             inputs: arrays or tensors by name, as the processor makes them; a modality that is left out is absent.
 
         Returns:
-            "logits" (B, num_labels), "embeddings" (B, d), and "modality_weights" where the architecture has them.
+            "logits" (B, num_labels), "embeddings" (B, d), and "modality_weights" where the architecture has them. With a
+            rule for what is out of scope also "margins" (B,), by how much it decided, and "in_scope" (B,) bool.
 
         Raises:
             ValueError: no known input is given.
@@ -77,7 +84,11 @@ class OnnxClassifier:
             if missing > 0:
                 value = np.pad(value, [(0, 0), (0, missing)] + [(0, 0)] * (value.ndim - 2))
             feed[name] = value
-        return dict(zip(self.outputs, self.session.run(self.outputs, feed), strict=True))
+        found = dict(zip(self.outputs, self.session.run(self.outputs, feed), strict=True))
+        if self.scope is not None:
+            margins = found["margins"]
+            found["in_scope"] = margins >= 0 if self.scope["zero_is_in"] else margins > 0
+        return found
 
     @staticmethod
     def _partner(mask: str) -> str:

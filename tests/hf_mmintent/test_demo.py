@@ -15,7 +15,7 @@ import yaml
 
 from hf_mmintent.demo import Labeller, write_space
 from hf_mmintent.demo.analysis import EXPLANATION
-from hf_mmintent.demo.app import change_table, share_plot
+from hf_mmintent.demo.app import change_table, scope_lines, share_plot
 from hf_mmintent.modeling.media_decoding import MediaError
 from tests.modeling.media_files import write_media
 from tests.modeling.pipeline_cases import save_clip_checkpoint
@@ -72,6 +72,29 @@ def test_shares_without_weights_are_what_leaving_out_takes(
     whole = score(["text", "audio", "video"], 1)
     assert found.shares["text"][1] == pytest.approx(whole - score(["audio", "video"], 1), abs=1e-6)
     assert set(found.shares) == {"text", "audio", "video"} and label in found.shares_are
+
+
+def test_none_of_these_is_said_as_the_pipeline_says_it(clip: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """A threshold between the scores with and without the words: the switch turns the answer."""
+    name = str(save_clip_checkpoint(tmp_path / "rule", tiny_tokenizer))
+    labeller = Labeller([name])
+    assert scope_lines(labeller.analyse(name, str(clip), "hello", ["text", "audio"], 3.0)) == []
+    model = labeller.open(name).model
+    tops = {
+        kept: labeller.open(name)({"clip": str(clip), "text": "hello"}, modalities=list(kept))["ranking"][0]["score"]
+        for kept in (("text", "audio", "video"), ("text", "audio"))
+    }
+    every, some = tops.values()
+    model.config.out_of_scope = {"method": "max_softmax", "label": "UNK", "threshold": (every + some) / 2}
+    for kept, (now, other) in ((["text", "audio"], (some, every)), (["text", "audio", "video"], (every, every))):
+        found = labeller.analyse(name, str(clip), "hello", kept, 3.0)
+        answer = labeller.open(name)({"clip": str(clip), "text": "hello"}, modalities=kept)
+        rejected = answer["answer"] == "UNK"
+        assert found.none_of_these == ("UNK", other < (every + some) / 2, rejected)
+        assert rejected == (now < (every + some) / 2)
+        lines = scope_lines(found)
+        assert lines[0].startswith("**None of these** (UNK)" if rejected else "one of these intents, not UNK")
+        assert f"margin {answer['margin']:+.3f}" in lines[0] and len(lines) == 1 + (kept == ["text", "audio"])
 
 
 def test_what_cannot_be_labelled_is_said(checkpoint: Path, clip: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from hf_mmintent.modeling.out_of_scope import METHODS, OutOfScope
 from hf_mmintent.modeling.peephole_lstm import PeepholeBiLSTM
-from tests.modeling.testers import ALL_TESTERS, ClcrTester, ModelTester
+from tests.modeling.testers import ALL_TESTERS, ClcrTester, ModelTester, UnimodalVideoTester
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -28,7 +29,7 @@ from hf_mmintent.export.recurrences import (
     replace_loops,
 )
 
-TESTERS = {type(tester).__name__: tester for tester in ALL_TESTERS}
+TESTERS = {type(tester).__name__: tester for tester in (*ALL_TESTERS, UnimodalVideoTester())}
 TOLERANCE = 1e-4
 # Other numbers of samples and steps than the graph was traced with, fewer and more.
 BATCHES: tuple[dict[str, int], ...] = (
@@ -39,9 +40,12 @@ BATCHES: tuple[dict[str, int], ...] = (
 )
 
 
-def export(tester: ModelTester, tokenizer: Any, folder: Path) -> tuple[Any, OnnxClassifier]:
+def export(
+    tester: ModelTester, tokenizer: Any, folder: Path, rule: dict[str, Any] | None = None
+) -> tuple[Any, OnnxClassifier]:
     torch.manual_seed(0)
     model = tester.model().eval()
+    model.config.out_of_scope = rule
     export_onnx(model, tester.processor(tokenizer), folder)
     return model, OnnxClassifier(folder, threads=1)
 
@@ -54,11 +58,28 @@ def check(model: Any, classifier: OnnxClassifier) -> None:
         assert max(found.values()) < TOLERANCE, (settings, found)
 
 
+RULES: dict[str, dict[str, Any]] = {
+    "max_softmax": {"threshold": 0.35, "temperature": 2.0},
+    "energy": {"threshold": 1.1},
+    "prototype": {"threshold": 0.1},
+    "doc": {"thresholds": [0.5, 0.52, 0.55]},
+    "class": {"label": "inform"},
+}
+
+
+def rule_of(method: str, width: int) -> dict[str, Any]:
+    rule = {"method": method, "label": "UNK", **RULES[method]}
+    if method == "prototype":
+        generator = torch.Generator().manual_seed(5)
+        rule["prototypes"] = torch.nn.functional.normalize(torch.randn(3, width, generator=generator), dim=-1).tolist()
+    return rule
+
+
 @pytest.fixture(scope="module")
 def text_only(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> tuple[Any, OnnxClassifier, Path]:
     tester = next(t for t in ALL_TESTERS if list(t.modality_inputs) == ["text"])
     folder = tmp_path_factory.mktemp("onnx")
-    return *export(tester, tiny_tokenizer, folder), folder
+    return *export(tester, tiny_tokenizer, folder, rule_of("prototype", tester.config().hidden_size)), folder
 
 
 def test_a_small_classifier(text_only: tuple[Any, OnnxClassifier, Path], tiny_tokenizer: Any) -> None:
@@ -84,7 +105,36 @@ QUICK = "ConcatFusionTester"  # the cheapest of those with several modalities
     "name", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in TESTERS]
 )
 def test_every_architecture(name: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    check(*export(TESTERS[name], tiny_tokenizer, tmp_path))
+    model, classifier = export(TESTERS[name], tiny_tokenizer, tmp_path)
+    check(model, classifier)
+    assert classifier.none_of_these is None and not {"margins", "in_scope"} & set(classifier(example_inputs(model)))
+
+
+def check_rule(model: Any, classifier: OnnxClassifier) -> None:
+    rule = OutOfScope.of(model.config)
+    assert rule is not None and classifier.none_of_these == rule.label
+    for settings in BATCHES:
+        inputs = example_inputs(model, **settings)
+        with torch.no_grad():
+            outputs = model(**inputs)
+        margins = rule.margins(outputs.logits, outputs.embeddings)
+        found = classifier(inputs)
+        np.testing.assert_allclose(found["margins"], margins.numpy(), atol=TOLERANCE)
+        sure = margins.abs() > TOLERANCE
+        assert sure.any()
+        assert (found["in_scope"] == rule.accepts(margins).numpy())[sure.numpy()].all()
+        np.testing.assert_allclose(found["logits"], outputs.logits.numpy(), atol=TOLERANCE)
+
+
+def test_the_rule_for_what_is_out_of_scope_is_in_the_graph(text_only: tuple[Any, OnnxClassifier, Path]) -> None:
+    check_rule(*text_only[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "prototype"])
+def test_every_rule(method: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tester = next(t for t in ALL_TESTERS if list(t.modality_inputs) == ["text"])
+    check_rule(*export(tester, tiny_tokenizer, tmp_path, rule_of(method, tester.config().hidden_size)))
 
 
 @pytest.mark.slow

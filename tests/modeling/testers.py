@@ -316,6 +316,15 @@ class UnimodalAudioTester(FusionTester):
     fields = {"hidden_size": 16, "encoder_heads": 2}
 
 
+class UnimodalVideoTester(FusionTester):
+    """In no list: the sound of `UnimodalAudioTester` takes the same way through the model. The export is told apart."""
+
+    base_class, model_class, config_class = UnimodalModel, UnimodalForSequenceClassification, UnimodalConfig
+    sequence_inputs = {"video_features": "video_attention_mask"}
+    modality_inputs = {"video": "video_features"}
+    fields = {"hidden_size": 16, "encoder_heads": 2}
+
+
 class ConcatFusionTester(FusionTester):
     base_class, model_class = ConcatFusionModel, ConcatFusionForSequenceClassification
     config_class = ConcatFusionConfig
