@@ -159,7 +159,8 @@ def parse_answer(text: str, emotions: Sequence[str] = EMOTIONS, intents: Sequenc
     Read an answer of either shape, in any capitals; never raises.
 
     A label is taken from its field; without the field from "emotion is X and the intent is Y"; else it is the only label
-    word of its set that occurs in the text. Anything else, two different label words too, is a failure: id −1.
+    word of its set that occurs in the text. Anything else, two different label words too, is a failure: id −1. What the answer
+    says of one label is no evidence for the other: an answer that breaks off after "Emotion: neutral" names no intent.
 
     Args:
         text: generated, without special tokens.
@@ -171,13 +172,13 @@ def parse_answer(text: str, emotions: Sequence[str] = EMOTIONS, intents: Sequenc
     fields = _fields(text)
     sentence = _sentence(text, emotions, intents)
     found: dict[str, int] = {}
-    for name, names in (("emotion", emotions), ("intent", intents)):
+    for name, other, names in (("emotion", "intent", emotions), ("intent", "emotion", intents)):
         if name in fields:
             found[name] = _label(fields[name], names)
         elif sentence is not None:
             found[name] = _label(sentence[name], names)
         else:
-            found[name] = _only_label(text, names)
+            found[name] = _only_label(_without(other, name, text), names)
     reasons = {name: fields.get(name, "") for name in REASON_FIELDS}
     if not fields and sentence is not None:
         reasons["joint_reason"] = sentence["rest"]
@@ -210,6 +211,13 @@ def _sentence(text: str, emotions: Sequence[str], intents: Sequence[str]) -> dic
     if match is None:
         return None
     return {"emotion": match[1], "intent": match[2], "rest": text[match.end() :].lstrip(".,;:!? \n\t").strip()}
+
+
+def _without(label: str, wanted: str, text: str) -> str:
+    """The text less its lines `label: …`, up to the word `wanted`, its reason of that label, and "`label` is X"."""
+    line = rf"^[ \t]*{label}[ \t]*:.*?(?=$|\b{wanted}\b)"
+    why = rf"^[ \t]*{label}[ _]reason[ \t]*:(?s:.*?)(?=\Z|{_FIELD_LINE.pattern})"
+    return re.sub(rf"{line}|{why}|\b{label} is\W+\w+", " ", text, flags=re.I | re.M)
 
 
 def _label(value: str, names: Sequence[str]) -> int:

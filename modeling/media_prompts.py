@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modality_inputs import ModalityInput, feature_input
+from .modality_inputs import ModalityInput, check_rows, feature_input
 
 # Inputs that only the first step of a generation reads: what they say is in the cache afterwards.
 MEDIA_INPUTS = ("input_values", "input_values_mask", "pixel_values", "pixel_values_mask")
@@ -76,18 +76,34 @@ class MediaPrompts:
         Raises:
             ValueError: a sample has another number of placeholders than its modality has tokens.
         """
-        slots = input_ids == getattr(self.config, f"{name}_token_id")  # (B, L)
-        wanted = present * self.config.num_tokens(name)
-        found = slots.sum(1)
-        if not torch.equal(found, wanted.to(found)):
-            row = int((found != wanted).nonzero()[0])
-            raise ValueError(
-                f"sample {row} has {int(found[row])} {name} placeholders (token {getattr(self.config, f'{name}_token_id')}) "
-                f"but {int(wanted[row])} {name} tokens: make prompts and features with the same processor."
-            )
+        slots = self.places(name, input_ids, present)
         if tokens is None:
             return embeds
         return embeds.masked_scatter(slots[..., None], tokens[present].to(embeds.dtype))
+
+    def places(self, name: str, input_ids: Tensor, present: Tensor | None = None) -> Tensor:
+        """
+        Where the placeholders of a modality are, (B, L) bool.
+
+        Args:
+            name: "video" or "audio".
+            input_ids: (B, L).
+            present: (B,) bool, which samples have the modality; by default those with a placeholder of it.
+
+        Raises:
+            ValueError: a sample has another number of placeholders than its modality has tokens.
+        """
+        token = getattr(self.config, f"{name}_token_id")
+        places = input_ids == token
+        found = places.sum(1)
+        wanted = ((found > 0) if present is None else present) * self.config.num_tokens(name)
+        if not torch.equal(found, wanted.to(found)):
+            row = int((found != wanted).nonzero()[0])
+            raise ValueError(
+                f"sample {row} has {int(found[row])} {name} placeholders (token {token}) but {int(wanted[row])} {name} "
+                "tokens: make prompts and features with the same processor."
+            )
+        return places
 
     def _given(self, name: str, inputs: Mapping[str, Any], encoded: Mapping[str, Any]) -> ModalityInput | None:
         features, mask = inputs.get(f"{name}_features"), inputs.get(f"{name}_attention_mask")
@@ -102,6 +118,19 @@ class MediaPrompts:
         width = getattr(self.config, f"{name}_feature_size")
         return feature_input(name, features, mask, width, self.get_input_embeddings().weight.dtype)
 
+    def _caption_of(self, name: str, inputs: Mapping[str, Any], rows: int) -> tuple[Tensor | None, Tensor | None]:
+        """Ids and mask of a modality's captions, one row per sample."""
+        ids, mask = inputs.get(f"{name}_caption_ids"), inputs.get(f"{name}_caption_mask")
+        if ids is None and mask is not None:
+            raise ValueError(f"`{name}_caption_mask` is given without `{name}_caption_ids`: pass both or neither.")
+        check_rows({f"{name}_caption_ids": ids}, rows)
+        if ids is not None and mask is not None and mask.shape != ids.shape:
+            raise ValueError(
+                f"`{name}_caption_mask` has shape {tuple(mask.shape)} but `{name}_caption_ids` has {tuple(ids.shape)}: they "
+                "describe the same tokens, make both with the processor."
+            )
+        return ids, mask
+
     def answering_mask(self, input_ids: Tensor, attention_mask: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
         """
         The attention mask (B, L) with zeros at placeholders of empty caption slots, where connectors mask these.
@@ -109,6 +138,9 @@ class MediaPrompts:
         Args:
             input_ids, attention_mask: of the prompts.
             inputs: holds `<modality>_caption_mask` where there are captions.
+
+        Raises:
+            ValueError: a prompt has some placeholders of a modality, but not as many as its connector gives tokens.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         for name in self.config.media:
@@ -121,7 +153,7 @@ class MediaPrompts:
                 kept = caption[:, :slots].bool()
                 holds[:, : kept.shape[1]] = kept
             learned = holds.new_ones(len(mask), self.config.num_tokens(name) - slots)
-            places = input_ids == getattr(self.config, f"{name}_token_id")
+            places = self.places(name, input_ids)
             there = places.any(1)
             mask = mask.masked_scatter(places, torch.cat([holds, learned], 1)[there].to(mask.dtype))
         return mask
@@ -156,7 +188,7 @@ class MediaPrompts:
                     f"the modalities have different batch sizes: `input_ids` has {rows} samples and "
                     f"`{name}_features` {len(given.states)}."
                 )
-            caption = inputs.get(f"{name}_caption_ids"), inputs.get(f"{name}_caption_mask")
+            caption = self._caption_of(name, inputs, rows)
             vectors, _, connectors[name] = self.media_tokens(name, given, caption, **options)
             tokens[name] = vectors, given.present
         return tokens, connectors

@@ -98,6 +98,24 @@ def check_beside_text(inputs: dict[str, Tensor | None], shape: tuple[int, int]) 
             )
 
 
+def check_rows(inputs: dict[str, Tensor | None], rows: int) -> None:
+    """
+    Check the inputs that have one row, or one number, per sample.
+
+    Args:
+        inputs: by name.
+        rows: samples of `input_ids`.
+
+    Raises:
+        ValueError: one of them has another number of rows.
+    """
+    for name, value in inputs.items():
+        if value is not None and (value.dim() == 0 or value.shape[0] != rows):
+            raise ValueError(
+                f"`{name}` has shape {tuple(value.shape)} but `input_ids` has {rows} samples: they describe the same samples."
+            )
+
+
 def feature_input(
     name: str, features: Tensor | None, mask: Tensor | None, width: int, dtype: torch.dtype
 ) -> ModalityInput | None:

@@ -41,6 +41,7 @@ from .label_words import agreed_logits, label_word_ids, label_word_logits
 from .layers import masked_mean
 from .media_prompts import PROMPT_INPUTS, MediaPrompts
 from .media_tokens import AudioTokens, EmbeddingLinear, StateHead, TokenProjector, VideoTokens
+from .modality_inputs import check_beside_text, check_rows
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_cat_mod import CatModModel
 from .modeling_lq_former import LQFormerModel
@@ -100,6 +101,20 @@ class XmeiQwenPreTrainedModel(MMIntentPreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
         else:
             super()._init_weights(module)
+
+
+def refuse_answers(batch: Mapping[str, Any]) -> None:
+    """
+    Raise for a training batch where a prompt is to be answered.
+
+    Raises:
+        ValueError: it holds `labels`: its texts end with the answers, which the model would read.
+    """
+    if batch.get("labels") is not None:
+        raise ValueError(
+            "`labels` is given, so that `input_ids` end with the answers: make prompts, by the processor without "
+            "`return_labelled_view`."
+        )
 
 
 class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, GenerationMixin):
@@ -343,7 +358,10 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         tokens: dict[str, tuple[Tensor, Tensor]] = {}
         connectors: dict[str, Any] = {}
         if input_ids is not None and first:
-            self._check_prompt(input_ids, attention_mask, labels)
+            beside = {"attention_mask": attention_mask, "labels": labels, "label_token_mask": label_token_mask}
+            check_beside_text(beside, tuple(input_ids.shape))
+            subtitles = {"subtitle_ids": subtitle_ids, "subtitle_mask": subtitle_mask}
+            check_rows(subtitles | {f"{name}_labels": value for name, value in targets.items()}, len(input_ids))
             tokens, connectors = self.read_media(len(input_ids), inputs, output_attentions=bool(output_attentions))
         terms, weights = self._token_losses(tokens, connectors, targets)
         if labels is not None and self.alignment is not None and subtitle_ids is not None:
@@ -396,14 +414,6 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             diagnostics=diagnostics or None,
             **{CACHE: out.get(CACHE)},
         )
-
-    def _check_prompt(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> None:
-        for name, value in (("attention_mask", attention_mask), ("labels", labels)):
-            if value is not None and value.shape != input_ids.shape:
-                raise ValueError(
-                    f"`{name}` has shape {tuple(value.shape)} but `input_ids` has {tuple(input_ids.shape)}: they describe "
-                    "the same tokens, make both with the processor."
-                )
 
     def _prompt_state(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
         """States (B, d) at the last token of the prompt: what follows cannot be seen from there."""
@@ -507,7 +517,13 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        """As in transformers. Empty caption slots that connectors mask are masked in every step."""
+        """
+        As in transformers. Empty caption slots that connectors mask are masked in every step.
+
+        Raises:
+            ValueError: the batch holds answers, see [`refuse_answers`], or its placeholders do not fit.
+        """
+        refuse_answers(kwargs)
         ids = kwargs.get("input_ids", inputs)
         if ids is not None:
             kwargs["attention_mask"] = self.answering_mask(ids, kwargs.get("attention_mask"), kwargs)
@@ -529,7 +545,11 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
 
         Returns:
             [`LabelScores`]. The prompts run once; both rounds share their keys and values.
+
+        Raises:
+            ValueError: the batch holds answers, see [`refuse_answers`].
         """
+        refuse_answers(batch)
         given = {name: value for name, value in batch.items() if name not in ("emotion_labels", "intent_labels")}
         mask = self.answering_mask(given["input_ids"], given.get("attention_mask"), given)
         out = self(**{**given, "attention_mask": mask}, use_cache=True, logits_to_keep=1)

@@ -84,6 +84,34 @@ def test_failures_are_no_label(text: str) -> None:
     assert not parse_answer(text).parsed
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Emotion: neutral",
+        "Emotion: neutral\nInt",
+        "Emotion: neutral\nEmotion reason: a neutral face,\nneutral words",
+        "The emotion is neutral.",
+        "**Emotion is:** neutral",
+    ],
+)
+def test_an_answer_that_breaks_off_after_one_label_names_no_other(text: str) -> None:
+    """Neutral is an emotion and an intent: read twice, half an answer would count as a whole one of the majority class."""
+    answer = parse_answer(text)
+    assert (answer.emotion, answer.intent, answer.parsed) == ("neutral", None, False)
+    swapped = parse_answer(text.replace("Emotion", "Intent").replace("emotion", "intent"))
+    assert (swapped.emotion, swapped.intent) == (None, "neutral")
+
+
+def test_the_other_label_may_stand_on_the_same_line() -> None:
+    for text in (
+        "Emotion: sad. Intent: wishing.",
+        "Emotion: sad, intent wishing",
+        "The emotion is sad, she is wishing.",
+    ):
+        answer = parse_answer(text)
+        assert (answer.emotion, answer.intent) == ("sad", "wishing"), text
+
+
 def test_first_of_repeated_fields_wins() -> None:
     answer = parse_answer("Emotion: sad\nIntent: wishing\nEmotion: happy\nJoint reason: a\nb\nJoint reason: c")
     assert answer.emotion == "sad" and answer.joint_reason == "a\nb"

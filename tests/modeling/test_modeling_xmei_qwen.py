@@ -314,9 +314,10 @@ def test_media_take_the_places_of_their_placeholders_in_order(processor) -> None
     assert order == [model.config.video_token_id] * 6 + [model.config.audio_token_id] * 6
 
 
+@pytest.mark.parametrize("fill", ["filler", "mask"])
 @pytest.mark.parametrize("change", ["too few", "too many", "no features"])
-def test_wrong_number_of_placeholders_raises(processor, change) -> None:
-    model, batch = tiny_model(), dict(processor(**rows()))
+def test_wrong_number_of_placeholders_raises(processor, change, fill) -> None:
+    model, batch = tiny_model(**connector_fields(caption_fill=fill)), dict(processor(**rows()))
     token = model.config.video_token_id
     position = int((batch["input_ids"][0] == token).nonzero()[0])
     batch["input_ids"] = batch["input_ids"].clone()
@@ -329,6 +330,8 @@ def test_wrong_number_of_placeholders_raises(processor, change) -> None:
     found = {"too few": "5 video placeholders.*6", "too many": "7 video placeholders.*6", "no features": "6 video.*0"}
     with pytest.raises(ValueError, match=found[change]):
         run(model, batch)
+    with pytest.raises(ValueError, match=found[change]):
+        model.generate(**batch, max_new_tokens=2)
 
 
 def test_placeholder_rows_of_the_embeddings_are_not_read(processor) -> None:
@@ -351,6 +354,20 @@ def test_misaligned_inputs_raise(processor) -> None:
         run(model, {**batch, **parts})
     with pytest.raises(ValueError, match="all modalities are missing"):
         run(model, {})
+    for name in ("video_caption_ids", "emotion_labels"):
+        with pytest.raises(ValueError, match=rf"`{name}` has shape \(2,.*`input_ids` has 4 samples"):
+            run(model, {**batch, name: batch[name][:2]})
+    with pytest.raises(
+        ValueError, match=r"`audio_caption_mask` has shape \(4, 3\) but `audio_caption_ids` has \(4, 4\)"
+    ):
+        run(model, {**batch, "audio_caption_mask": batch["audio_caption_mask"][:, 1:]})
+    with pytest.raises(ValueError, match="`audio_caption_mask` is given without `audio_caption_ids`"):
+        run(model, without(batch, "audio_caption_ids"))
+    training = dict(processor(**rows(), return_labelled_view=True))
+    with pytest.raises(ValueError, match=r"`subtitle_ids` has shape \(2,"):
+        run(model, {**training, "subtitle_ids": training["subtitle_ids"][:2]})
+    with pytest.raises(ValueError, match="`label_token_mask` has shape"):
+        run(model, {**training, "label_token_mask": training["label_token_mask"][:, 1:]})
     with pytest.raises(ValueError, match="encoder_config"):
         run(model, {**without(batch, "audio_features", "audio_attention_mask"), "input_values": torch.randn(4, 800)})
 
@@ -473,6 +490,14 @@ def test_generation_with_and_without_cache(processor, variant) -> None:
     assert model.generate(**batch, max_new_tokens=8, use_cache=False).tolist() == slow
     beams = model.generate(**batch, max_new_tokens=4, num_beams=2)
     assert beams.shape[0] == 4
+
+
+def test_a_batch_that_holds_the_answers_is_no_prompt(processor) -> None:
+    model, batch = tiny_model(), processor(**rows(), return_labelled_view=True)
+    with pytest.raises(ValueError, match="end with the answers"):
+        model.generate(**batch, max_new_tokens=2)
+    with pytest.raises(ValueError, match="end with the answers"):
+        model.score_labels(batch, *processor.label_token_ids())
 
 
 @variants
