@@ -36,9 +36,11 @@ class ClcrConfig(MultimodalConfig):
             that name), `tcn`, `resnet18` or `identity`. `feature_size` is the width of `<name>_features`; for `resnet18`
             on pictures the list `[channels, height, width]`; for `identity` the three widths of the levels.
             `backbone_config` overrides `kernel_size`, `dilations`, `dropout`, `hidden_size` of a TCN, or puts something
-            ahead of it: `center` (each sample's mean over time is taken away), `pictures` (rows that are pictures go through
-            convolutions: `{"size": [C, H, W], "channels": …, "shift": …, "mirror": …}`), `input_dropout`, `input_projection`
-            (the width of a linear layer); for `resnet18` fields of `ResNetConfig`.
+            ahead of it: `input_noise` (training adds Gaussian noise of up to this deviation), `center` (each sample's mean
+            over time is taken away), `pictures` (rows that are pictures go through convolutions, `{"size": [C, H, W],
+            "channels": …}`, or leave only their lowest frequencies, `{"size": …, "cosines": [rows, columns]}`; `"shift"` and
+            `"mirror"` move them in training), `input_dropout`,
+            `input_projection` (the width of a linear layer); for `resnet18` fields of `ResNetConfig`.
         level_order (`dict[str, tuple[int, int, int]]`, *optional*):
             Which level of its backbone each modality shows as shallow, mid and deep; the identity when not given. Full Mix
             is `{"text": (1, 2, 0), "audio": (2, 0, 1), "video": (1, 2, 0)}`, Partial Mix

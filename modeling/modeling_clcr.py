@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .budget_projection import TokenBudget
 from .configuration_clcr import ClcrConfig
 from .decorrelation import IdentifiabilityLoss, segment_weights
+from .layers import Dropout
 from .level_aggregation import Aggregated, FixedProjection, InterLevelAggregation, LevelSummaries, Summaries
 from .losses import task_loss
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_finite, feature_input
@@ -444,7 +445,7 @@ class ClcrForSequenceClassification(ClcrPreTrainedModel):
     def __init__(self, config: ClcrConfig) -> None:
         super().__init__(config)
         self.model = ClcrModel(config)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
         self.post_init()
 

@@ -19,7 +19,7 @@ from transformers import AutoModel, ResNetConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import ClcrConfig
-from .layers import clear_padding, masked_mean, sinusoidal_positions
+from .layers import Dropout, clear_padding, masked_mean, sinusoidal_positions
 from .modality_inputs import ModalityInput
 from .text_backbone import run_text_backbone
 
@@ -32,21 +32,50 @@ _TCN_KEYS = {
     "dropout",
     "hidden_size",
     "center",
+    "input_noise",
     "input_projection",
     "input_dropout",
     "pictures",
 }
-_PICTURE_KEYS = {"size", "channels", "shift", "mirror"}
+_PICTURE_KEYS = {"size", "channels", "cosines", "shift", "mirror"}
+
+
+class CosineTransform(nn.Module):
+    """
+    The lowest frequencies of a picture: an orthonormal cosine transform (DCT-II) of each channel, cut.
+
+    Args:
+        rows, columns: how many frequencies are kept in each direction.
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    @staticmethod
+    def _table(count: int, size: int, like: Tensor) -> Tensor:
+        """(count, size), made on the fly: a buffer would not survive loading."""
+        place = (torch.arange(size, device=like.device) + 0.5) * (math.pi / size)
+        table = torch.cos(torch.arange(count, device=like.device)[:, None] * place) * math.sqrt(2.0 / size)
+        table[0] = math.sqrt(1.0 / size)
+        return table.to(like.dtype)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, rows, columns)."""
+        height, breadth = pictures.shape[-2:]
+        across = self._table(self.columns, breadth, pictures)
+        return self._table(self.rows, height, pictures) @ (pictures @ across.T)
 
 
 class PictureRows(nn.Module):
     """
-    Rows that are small pictures, each through the same 3 × 3 convolutions of stride 2.
+    Rows that are small pictures, each through the same 3 × 3 convolutions of stride 2, or reduced to low frequencies.
 
     Args:
         width: of a row, C·H·W.
         size: (C, H, W).
         channels: of every convolution; each is followed by a normalisation of the one picture and a ReLU.
+        cosines: (rows, columns) of [`CosineTransform`], in place of convolutions: nothing to learn, for few samples.
         shift: in training the pictures of a sample move by up to as many pixels in both directions, all alike.
         mirror: in training every second sample is mirrored.
     """
@@ -55,7 +84,8 @@ class PictureRows(nn.Module):
         self,
         width: int,
         size: Sequence[int],
-        channels: Sequence[int] = (16, 32),
+        channels: Sequence[int] | None = None,
+        cosines: Sequence[int] | None = None,
         shift: int = 0,
         mirror: bool = False,
     ) -> None:
@@ -66,9 +96,22 @@ class PictureRows(nn.Module):
                 f"`feature_size` {width}."
             )
         self.size, self.shift, self.mirror = tuple(size), shift, mirror
-        layers: list[nn.Module] = []
         before, height, breadth = size
-        for after in channels:
+        if cosines is not None:
+            if channels is not None:
+                raise ValueError(
+                    f"`pictures` of a TCN has channels {list(channels)} and cosines {list(cosines)}: give one of them."
+                )
+            if len(cosines) != 2 or not (1 <= cosines[0] <= height and 1 <= cosines[1] <= breadth):
+                raise ValueError(
+                    f"`pictures` of a TCN has cosines {list(cosines)}: two numbers, 1 to the height {height} and 1 to the "
+                    f"width {breadth} of its pictures."
+                )
+            self.layers: nn.Module = CosineTransform(*cosines)
+            self.output_size = before * math.prod(cosines)
+            return
+        layers: list[nn.Module] = []
+        for after in (16, 32) if channels is None else channels:
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.ReLU()]
             before, height, breadth = after, -(-height // 2), -(-breadth // 2)
         self.layers = nn.Sequential(*layers)
@@ -110,22 +153,25 @@ class TemporalStage(GradientCheckpointingLayer):
 
         self.first, self.second = convolution(input_size), convolution(output_size)
         self.shortcut = nn.Conv1d(input_size, output_size, 1) if input_size != output_size else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """`states` (B, D, T) with zeros on padding, `mask` (B, 1, T) bool -> (B, D', T), zeros on padding."""
         # Cleared after every convolution: a bias on padded frames would enter valid ones through the next one.
-        hidden = self.dropout(torch.relu(self.first(states))).masked_fill(~mask, 0.0)
+        # A product: all states are finite here, and a broadcast `masked_fill` takes twice as long.
+        valid = mask.to(states.dtype)
+        hidden = self.dropout(torch.relu(self.first(states))) * valid
         hidden = self.dropout(torch.relu(self.second(hidden)))
-        return torch.relu(hidden + self.shortcut(states)).masked_fill(~mask, 0.0)
+        return torch.relu(hidden + self.shortcut(states)) * valid
 
 
 class TemporalConvolutionLevels(nn.Module):
     """
     Three-stage temporal convolution network; receptive fields grow with the level.
 
-    Ahead of it, if `backbone_config` says so, in this order: `center` takes every sample's mean over its valid steps away,
-    which holds what does not move, such as a face or a microphone; `pictures` are the arguments of [`PictureRows`];
+    Ahead of it, if `backbone_config` says so, in this order: `input_noise` is the largest deviation of Gaussian noise that
+    training adds, each sample's own being drawn evenly from 0 on; `center` takes every sample's mean over its valid steps
+    away, which holds what does not move, such as a face or a microphone; `pictures` are the arguments of [`PictureRows`];
     `input_dropout` drops elements; `input_projection` is the width of a linear layer for wide inputs, such as pixels.
     """
 
@@ -138,8 +184,11 @@ class TemporalConvolutionLevels(nn.Module):
         kernel = overrides.get("kernel_size", config.tcn_kernel_size)
         dilations = overrides.get("dilations", config.tcn_dilations)
         dropout = overrides.get("dropout", config.tcn_dropout)
+        self.input_noise = float(overrides.get("input_noise", 0.0))
+        if self.input_noise < 0:
+            raise ValueError(f"`input_noise` of a TCN is {self.input_noise}: a deviation, at least 0.")
         self.center = bool(overrides.get("center", False))
-        self.input_dropout = nn.Dropout(overrides.get("input_dropout", 0.0))
+        self.input_dropout = Dropout(overrides.get("input_dropout", 0.0))
         self.pictures, self.input_projection = None, None
         if overrides.get("pictures") is not None:
             given = set(overrides["pictures"])
@@ -160,6 +209,9 @@ class TemporalConvolutionLevels(nn.Module):
 
     def forward(self, item: ModalityInput) -> list[Level]:
         states, mask = item.states, item.mask[:, None]
+        if self.training and self.input_noise > 0:
+            deviation = self.input_noise * torch.rand(len(states), 1, 1, dtype=states.dtype, device=states.device)
+            states = clear_padding(states + deviation * torch.randn_like(states), item.mask)
         if self.center:
             states = clear_padding(states - masked_mean(states, item.mask)[:, None], item.mask)
         if self.pictures is not None:

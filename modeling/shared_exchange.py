@@ -243,8 +243,10 @@ def shorten(states: Tensor, mask: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     place = torch.arange(limit + 1, device=states.device)
     # The tokens of stretch s have ranks ⌈sT/N⌉ … ⌈(s+1)T/N⌉ − 1.
     first = -(-place * total // count.clamp(min=1))  # (B, N + 1)
-    sums = states.new_zeros(states.shape[0], limit + 1, states.shape[2])
-    sums = sums.scatter_add(1, part[..., None].expand(states.shape), states)[:, :-1]
+    size, width = states.shape[0], states.shape[2]
+    rows = part + torch.arange(size, device=states.device)[:, None] * (limit + 1)  # of all samples; added whole
+    sums = states.new_zeros(size * (limit + 1), width).index_add(0, rows.flatten(), states.flatten(0, 1))
+    sums = sums.unflatten(0, (size, limit + 1))[:, :-1]
     return sums / first.diff(dim=1).clamp(min=1)[..., None].to(states.dtype), place[:-1] < count
 
 

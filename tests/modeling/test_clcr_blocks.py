@@ -14,6 +14,8 @@ from torch import Tensor
 from hf_mmintent.modeling.budget_projection import TokenBudget, project_to_budget
 from hf_mmintent.modeling.decorrelation import segment_means, whitened_correlation
 from hf_mmintent.modeling.level_aggregation import InterLevelAggregation, Summaries
+from hf_mmintent.modeling.modality_inputs import ModalityInput
+from hf_mmintent.modeling.semantic_hierarchy import PictureRows, TemporalConvolutionLevels
 
 from .testers import ClcrTester
 
@@ -309,3 +311,57 @@ def test_pooling_worked_by_hand() -> None:
         mean = tokens["video"][2, :length].mean(0) @ rows
         expected = (mean - mean.mean()) / (mean.var(correction=0) + 1e-5).sqrt()
         torch.testing.assert_close(pooled[2, 2, 1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_lowest_frequencies_of_pictures() -> None:
+    """Equal to the definition written out; all of them together keep the length of a picture."""
+    torch.manual_seed(0)
+    height, breadth = 4, 5
+    rows = PictureRows(2 * height * breadth, (2, height, breadth), cosines=(3, 2))
+    assert rows.output_size == 2 * 3 * 2 and not list(rows.parameters())
+    states = torch.randn(2, 3, 2 * height * breadth)
+    found = rows(states).view(2, 3, 2, 3, 2)
+    picture = states.view(2, 3, 2, height, breadth)[1, 2, 1].double()
+    for u, v in itertools.product(range(3), range(2)):
+        scale = math.sqrt((1 if u == 0 else 2) / height) * math.sqrt((1 if v == 0 else 2) / breadth)
+        total = sum(
+            picture[i, j] * math.cos(math.pi * (i + 0.5) * u / height) * math.cos(math.pi * (j + 0.5) * v / breadth)
+            for i, j in itertools.product(range(height), range(breadth))
+        )
+        assert found[1, 2, 1, u, v].item() == pytest.approx(scale * float(total), abs=1e-5)
+    every = PictureRows(2 * height * breadth, (2, height, breadth), cosines=(height, breadth))
+    torch.testing.assert_close(every(states).norm(dim=-1), states.norm(dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cosines": [5, 2]}, r"\[5, 2\].*height 4.*width 5"),
+        ({"cosines": [0, 2]}, r"\[0, 2\]"),
+        ({"cosines": [3]}, r"\[3\]: two numbers"),
+        ({"cosines": [3, 2], "channels": [8]}, r"channels \[8\] and cosines \[3, 2\]"),
+    ],
+)
+def test_frequencies_that_pictures_do_not_have(settings: dict[str, list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PictureRows(20, (1, 4, 5), **settings)
+
+
+def test_noise_on_inputs_in_training_alone() -> None:
+    """Each sample has a deviation of its own, even between 0 and the largest; padding stays empty."""
+    torch.manual_seed(0)
+    network = TemporalConvolutionLevels(TESTER.config(), 6, {"input_noise": 2.0}, 1)
+    seen = []
+    network.input_dropout.register_forward_hook(lambda module, inputs, made: seen.append(inputs[0]))
+    mask = prefix_mask(*[200] * 300, 100)
+    item = ModalityInput(torch.zeros(301, 200, 6), mask)
+    network.eval()(item)
+    network.train()(item)
+    assert torch.equal(seen[0], item.states)
+    assert (seen[1][-1, 100:] == 0).all() and (seen[1][-1, :100] != 0).all()
+    deviations = seen[1][:-1].std((1, 2))
+    assert deviations.max() < 2.2 and deviations.min() < 0.1
+    assert deviations.mean().item() == pytest.approx(1.0, abs=0.1)  # of a uniform draw; its own deviation is 2 / √12
+    assert deviations.std().item() == pytest.approx(2 / math.sqrt(12), abs=0.08)
+    with pytest.raises(ValueError, match=r"-1\.0"):
+        TemporalConvolutionLevels(TESTER.config(), 6, {"input_noise": -1.0}, 1)
