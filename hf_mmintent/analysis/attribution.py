@@ -289,7 +289,10 @@ def draw_attribution(found: Attribution, title: str = "") -> Figure:
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set(xlim=(0, edges[-1]), ylabel=name, xlabel="seconds" if length else "steps")
     totals = "   ".join(f"{name} {value:+.2f}" for name, value in found.totals().items())
-    figure.suptitle(f"{title}{found.target} ({found.score:.3f}), logit {found.logit:.2f}\n{totals}", fontsize=10)
+    figure.suptitle(
+        f"{title}{found.target} ({found.score:.3f}), logit {found.logit:.2f}\n{totals}\nred speaks for it, blue against",
+        fontsize=10,
+    )
     figure.tight_layout()
     return figure
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FuncFormatter
 
 from hf_mmintent.metrics import format_score, per_class_report, rare_classes
 
@@ -83,7 +83,7 @@ def draw_classes(rows: list[dict[str, Any]], title: str = "") -> Figure:
     twin.plot(places, [max(row["train"], 0.5) for row in rows], color="black", marker=".", linewidth=0.8)
     most = max(max(row["train"] for row in rows), 1)
     twin.set(yscale="log", ylabel="training samples (line)", ylim=(0.4, 2.5 * most))
-    twin.yaxis.set_major_formatter(ScalarFormatter())
+    twin.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 10, not 10¹
     for kind, colour in ((False, "tab:blue"), (True, "tab:orange")):
         values = [row["f1"] for row in rows if row["rare"] is kind]
         if values:

@@ -300,5 +300,5 @@ def _split_names(rows: Any) -> list[str]:
         return _split_names(rows.dataset)
     if isinstance(rows, ConcatDataset):
         return [name for part in rows.datasets for name in _split_names(part)]
-    known = isinstance(rows, (Dataset, IterableDataset)) and rows.split is not None
+    known = isinstance(rows, (Dataset, IterableDataset)) and rows.split is not None  # a stream may have lost it
     return [str(rows.split)] if known else []

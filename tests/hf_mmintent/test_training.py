@@ -263,7 +263,7 @@ def test_the_test_split_finds_no_other_way_in(tmp_path: Path) -> None:
     test, validation = (Dataset.from_dict({"row": [1, 2]}, split=NamedSplit(name)) for name in ("test", "validation"))
     for part in (
         test.select([0]), test.shuffle(seed=0), test.map(lambda row: row), {"a": validation, "b": test}, "test",
-        Subset(test, [0]), ConcatDataset([validation, test]), test.to_iterable_dataset(),
+        Subset(test, [0]), ConcatDataset([validation, test]),
         Dataset.from_dict({"row": [1]}, split=NamedSplit("validation+test[:50%]")),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="`rows` is the test split"):
