@@ -49,12 +49,16 @@ def test_train_prints_the_scores_of_every_seed(trained: tuple[Path, str]) -> Non
     assert "seed 0:" in printed and "seed 1:" in printed and "over 2 seeds" in printed
     facts = json.loads((folder / "seed_1" / "final" / "run.json").read_text())
     assert facts["settings"]["training"]["num_train_epochs"] == 2 and facts["facts"]["processes"] == 1
+    (line,) = [line for line in printed.splitlines() if line.startswith("seed 1:")]
+    found = facts["validation"]
+    assert f"  accuracy {100 * found['accuracy']:.2f}" in line and f"  loss {found['loss']:.3f}" in line
+    assert line.endswith("  recall_macro " + f"{100 * found['recall_macro']:.2f}") and "  n 9  " in line
 
 
 def test_evaluate_writes_scores_and_predictions(trained: tuple[Path, str], root: Path) -> None:
     folder, _ = trained
     printed = start(root, sys.executable, "examples/evaluate.py", str(folder), "--split", "test", "--drop")
-    assert "test, n = 9, 2 seeds" in printed
+    assert "test, n = 9, 2 seeds, in percent" in printed
     assert sum(line.startswith("| without") for line in printed.splitlines()) == 6 and "| all |" in printed
     scores = folder / "seed_0" / "final" / "scores"
     result = json.loads((scores / "test_without_text.json").read_text())
