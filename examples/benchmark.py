@@ -5,6 +5,7 @@
     python examples/benchmark.py mvcl_daf --threads 1 --clock cpu        # on a machine that others use
     python examples/benchmark.py clcr --shapes mosi --growth --parts intra summaries inter identifiability
     python examples/benchmark.py cat_mod --shapes clip_grid --set share_cross_kv=true prune_scope=ca+ffn
+    python examples/benchmark.py media runs/quickstart/seed_0/final         # from clips to labels, see benchmark_media.py
     python examples/benchmark.py xmei_qwen --shapes mini --language_model 135m --threads 1 --clock cpu
 
 The model is built with random weights at the widths of the shape; its batches are synthetic rows through its own
@@ -20,16 +21,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import yaml
 
-from hf_mmintent.benchmark import LENGTHS, SHAPES, TEXT_SIZES, BenchmarkConfig, format_report, run_benchmark
+from hf_mmintent.benchmark import LENGTHS, SHAPES, TEXT_SIZES, BenchmarkConfig, format_report, media, run_benchmark
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_type", help="architecture, e.g. mvcl_daf")
+    parser.add_argument("model_type", help="architecture, e.g. mvcl_daf; or `media`, with arguments of its own")
     parser.add_argument("--shapes", default="mintrec", choices=sorted(SHAPES))
     parser.add_argument("--batch_size", type=int, help="in place of that of the shape")
     parser.add_argument("--text", default="minilm", choices=sorted(TEXT_SIZES), help="size of a random text encoder")
@@ -73,4 +75,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["media"]:
+        media.main(sys.argv[2:], "Clips per second from files to labels; more in examples/benchmark_media.py.")
+    else:
+        main()

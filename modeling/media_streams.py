@@ -22,30 +22,38 @@ from .processing_media import MediaSettings, normalize_frames, spread_over
 
 _SOUND_PART = 10  # seconds that are read at once
 _COUNTING_SIDE = 16  # pixels of pictures that are only counted
+_ROWS = 512  # rows of features that there is room for at first
 _AHEAD = 1  # parts decoded while the front end computes
 
 
 class _Rows:
-    """Features that arrive in parts, joined at the end without holding them twice."""
+    """
+    Features that arrive in parts.
+
+    They are written into one block that doubles when it is full: kept one by one, small blocks would lie between the large
+    ones that every part needs for a while, and the allocator could not give those to the next part.
+    """
 
     def __init__(self) -> None:
-        self.parts: list[Tensor] = []
+        self.block: Tensor | None = None
+        self.count = 0
 
     def add(self, rows: Tensor) -> None:
-        if len(rows):
-            self.parts.append(rows)
+        """Copy rows (n, D) behind those that are there."""
+        total = self.count + len(rows)
+        if self.block is None:
+            self.block = rows.new_empty((max(total, _ROWS), *rows.shape[1:]))
+        if total > len(self.block):
+            larger = rows.new_empty((max(total, 2 * len(self.block)), *rows.shape[1:]))
+            larger[: self.count] = self.block[: self.count]
+            self.block = larger
+        self.block[self.count : total] = rows
+        self.count = total
 
     def joined(self) -> Tensor:
-        """(T, D); at least one part was added."""
-        if len(self.parts) == 1:
-            return self.parts[0]
-        out = self.parts[0].new_empty((sum(map(len, self.parts)), *self.parts[0].shape[1:]))
-        last = len(out)
-        while self.parts:  # memory is only taken where something was written
-            rows = self.parts.pop()
-            out[last - len(rows) : last] = rows
-            last -= len(rows)
-        return out
+        """(T, D), in memory of their own; at least one part was added."""
+        assert self.block is not None
+        return self.block[: self.count].clone()
 
 
 # ---- sound -----------------------------------------------------------------------------------------------------------
@@ -158,12 +166,13 @@ def sound_features(
             if ready:
                 steps, valid = join_steps(states[None, :ready], _ones(ready, device), config)
                 rows.add(steps[0])
+                last = len(steps[0])
                 states = states[ready:].clone()
-    if not rows.parts:  # too short for a single state
+    if not rows.count:  # too short for a single state
         width = config.audio_feature_size
         return torch.zeros((1, 1, width or 0), dtype=_dtype(front_end), device=device), _ones(1, device) & False
-    mask = _ones(sum(map(len, rows.parts)), device)
-    mask[:, -len(rows.parts[-1]) :] &= valid
+    mask = _ones(rows.count, device)
+    mask[:, -last:] &= valid
     return rows.joined()[None], mask
 
 

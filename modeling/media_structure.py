@@ -186,6 +186,83 @@ def _flv(file: BinaryIO, size: int) -> str | None:
     return None
 
 
+# ---- ASF (WMV, WMA) -----------------------------------------------------------------------------------------------------
+
+_ASF_HEADER, _ASF_DATA, _ASF_FILE = (  # first bytes of objects, as a file has them
+    bytes.fromhex(text)
+    for text in (
+        "3026b2758e66cf11a6d900aa0062ce6c",
+        "3626b2758e66cf11a6d900aa0062ce6c",
+        "a1dcab8c47a9cf118ee400c00c205365",
+    )
+)
+_ASF_LIVE = 1  # flag: sizes and numbers of packets were not known
+
+
+def _asf(file: BinaryIO, size: int) -> str | None:
+    """Objects fill the file, packets of one length the data object; each begins as the first one does."""
+    live, length = True, 0
+    while (at := file.tell()) < size:
+        name, extent = _exactly(file, 16), int.from_bytes(_exactly(file, 8), "little")
+        if name == _ASF_DATA:
+            head = _exactly(file, 26)
+            count = int.from_bytes(head[16:24], "little")
+            end = size if live and extent <= 50 else at + extent
+            if not live and count * length != extent - 50:
+                return f"is damaged at byte {at} (its packets do not fill the data)"
+            if end > size:
+                return f"is cut off: {end - size} of its bytes are missing"
+            if fault := _asf_packets(file, at + 50, end, length, live):
+                return fault
+            file.seek(end)
+            continue
+        if name == _ASF_HEADER:
+            live, length = _asf_properties(_exactly(file, max(extent - 24, 0)))
+        elif not at:
+            return None  # framed for a network: left to the demuxer
+        elif extent < 24:
+            return f"is damaged at byte {at}"
+        elif at + extent > size:
+            return f"is cut off: {at + extent - size} of its bytes are missing"
+        file.seek(at + extent)
+    return None
+
+
+def _asf_properties(header: bytes) -> tuple[bool, int]:
+    """Whether the file was written live, and the bytes of a packet."""
+    at = header.index(_ASF_FILE) if _ASF_FILE in header else len(header)
+    flags, least, most = (int.from_bytes(header[at + start : at + start + 4], "little") for start in (88, 92, 96))
+    return bool(flags & _ASF_LIVE), most if least == most else 0
+
+
+def _asf_packets(file: BinaryIO, start: int, end: int, length: int, live: bool) -> str | None:
+    if not length:
+        return None  # packets of several lengths
+    file.seek(start)
+    mark = file.read(3)
+    if mark[:1] != b"\x82":
+        return None  # without error correction data a packet begins with flags of its own
+    for at in range(start, end - length + 1, length):
+        file.seek(at)
+        if file.read(3) != mark:
+            # a live file may have an index behind its packets, which says its own length
+            return None if live and at > start and _asf_objects_follow(file, at, end) else f"is damaged at byte {at}"
+    rest = (end - start) % length
+    if rest and not _asf_objects_follow(file, end - rest, end):
+        return f"is cut off: its last packet has {rest} of {length} bytes"
+    return None
+
+
+def _asf_objects_follow(file: BinaryIO, at: int, end: int) -> bool:
+    while at < end:
+        file.seek(at + 16)
+        extent = int.from_bytes(file.read(8), "little")
+        if extent < 24:
+            return False
+        at += extent
+    return at == end
+
+
 # ---- MPEG: audio, program stream, transport stream ----------------------------------------------------------------------
 
 
@@ -278,6 +355,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
     "matroska": _matroska,
     "avi": _avi,
     "flv": _flv,
+    "asf": _asf,
     "mp3": _mp3,
     "mpeg": _program,
     "mpegts": _transport,

@@ -13,7 +13,7 @@ import numpy as np
 
 from .media_decoding import SEEK_MARGIN, MediaSource, decoding_steps, media_tracks, open_media, source_name
 from .media_sampling import DecodingError, MediaError, PictureSink, Request, SoundSink, require_av
-from .processing_media import MediaSettings, _frames, _is_source, _waveform, infinite_sound
+from .processing_media import MediaSettings, _frames, _is_source, _same_source, _waveform, infinite_sound
 
 T = TypeVar("T")
 
@@ -256,7 +256,7 @@ def clip_seconds(audio: Any, video: Any, settings: MediaSettings, start: float |
     wanted = math.inf if end is None else end - (start or 0.0)
     found = 0.0
     for kind, source in (("audio", audio), ("video", video)):
-        if source is None or (kind == "video" and source is audio):
+        if source is None or (kind == "video" and audio is not None and _same_source(audio, video)):
             continue
         if not _is_source(source):
             rate = source["sampling_rate"] if isinstance(source, dict) else settings.sampling_rate

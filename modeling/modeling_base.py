@@ -18,6 +18,7 @@ from .layers import ReluLinear
 from .modeling_media_encoder import MediaEncoderModel
 from .peephole_lstm import PeepholeBiLSTM
 from .pipelines import custom_pipelines
+from .processing_media import MediaSettings
 from .sequence_alignment import LogitScale
 from .text_backbone import load_text_backbone
 
@@ -242,6 +243,41 @@ class MMIntentPreTrainedModel(PreTrainedModel):
             "video": (out.video_features, out.video_attention_mask),
         }
         return {name: self._as_trained(name, *pair) for name, pair in made.items() if pair[0] is not None}
+
+    @torch.no_grad()
+    def clip_features(
+        self, audio: Any = None, video: Any = None, settings: MediaSettings | None = None
+    ) -> dict[str, Tensor]:
+        """
+        What the encoder that the model owns makes of one clip of any length, for `forward` in place of raw media.
+
+        As `forward` makes it inside, up to rounding, but the clip is decoded and encoded part by part: of a long one only the
+        features are held.
+
+        Args:
+            audio, video (media source or array, *optional*): Where its sound and pictures come from.
+            settings ([`MediaSettings`], *optional*): How they are decoded, if not as `config.encoder_config` says.
+
+        Returns:
+            `<modality>_features` (1, T, D) and `<modality>_attention_mask` (1, T) of what the clip has.
+
+        Raises:
+            MediaError: a source cannot be decoded.
+            ValueError: the checkpoint has no `encoder_config`.
+        """
+        if self.config.encoder_config is None:
+            raise ValueError(
+                "a clip is given but this checkpoint has no `encoder_config`: pass `audio_features` and `video_features` of "
+                f"widths {self.config.feature_sizes}, or build it with `from_backbones(encoder=...)`."
+            )
+        encoder = self.backbone_owner().media_encoder
+        out = encoder.encode_recording(audio, video, settings)
+        found: dict[str, Tensor] = {}
+        for name in ("audio", "video"):
+            if out.get(f"{name}_features") is not None:
+                pair = self._as_trained(name, out[f"{name}_features"], out[f"{name}_attention_mask"])
+                found[f"{name}_features"], found[f"{name}_attention_mask"] = pair
+        return found
 
     def _as_trained(self, name: str, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Features made inside, cut and standardised like the extracted ones of training."""

@@ -23,7 +23,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Array2D, Dataset, Features
@@ -32,12 +31,11 @@ from tqdm.auto import tqdm
 
 from hf_mmintent.data.collator import MEDIA_COLUMNS
 from hf_mmintent.data.feature_folder import SETTINGS_FILE, Shard, shards_of
-from hf_mmintent.data.media_features import encode_arrays, encoder_fingerprint, media_column
+from hf_mmintent.data.media_features import LongClip, decode_row, encode_decoded, encoder_fingerprint, media_column
 from hf_mmintent.data.row_format import FORMAT
 from hf_mmintent.metrics.files import atomic_path
-from hf_mmintent.modeling.media_decoding import MediaError
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
-from hf_mmintent.modeling.processing_media import MediaSettings, prepare_media
+from hf_mmintent.modeling.processing_media import MediaSettings
 
 _PATIENCE = timedelta(days=7)  # one process may finish its shards long before another
 
@@ -321,17 +319,19 @@ def _make_shard(
     with atomic_path(shard.table) as temporary:
         writer = ArrowWriter(features=features, path=str(temporary), writer_batch_size=16)
         for first, batch, clips in _decoded(shard, rows, columns, encoder, options, decoders):
-            found = encode_arrays(encoder, [{} if isinstance(clip, Exception) else clip for clip in clips], columns)
+            found, errors = encode_decoded(encoder, clips, columns)
             for place, clip in enumerate(clips):
                 row = {name: batch[name][place] for name in kept}
                 row |= {f"{name}_features": found[name][place] for name in columns}
-                problem = _problem(clip, {name: batch[columns[name]][place] for name in expected}, columns)
+                problem = _problem(errors[place], {name: batch[columns[name]][place] for name in expected}, columns)
                 drop = options.drop_failed and problem.pop("lost", False)
                 if problem:
                     where = {"split": shard.split, "row": first + place, "id": row.get("id")}
                     failures.append({**where, **problem, "dropped": drop})
                 if not drop:
                     writer.write(row)
+                if isinstance(clip, LongClip):  # its features alone are many: they do not wait for those of other rows
+                    writer.write_examples_on_file()
             bar.update(len(clips))
         writer.finalize()
         writer.close()
@@ -339,10 +339,10 @@ def _make_shard(
             listed.write_text("".join(json.dumps(entry) + "\n" for entry in failures), encoding="utf-8")
 
 
-def _problem(clip: Any, media: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def _problem(error: Exception | None, media: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """`kind` and `error` of a row that did not give what it should, `lost` when it gave nothing; else empty."""
-    if isinstance(clip, Exception):
-        return {"kind": "failed", "error": str(clip), "lost": True}
+    if error is not None:
+        return {"kind": "failed", "error": str(error), "lost": True}
     absent = [f"`{columns[name]}` is null" for name in sorted(media) if media[name] is None]
     if not absent:
         return {}
@@ -357,7 +357,7 @@ def _decoded(
     options: ExtractionOptions,
     decoders: ThreadPoolExecutor,
 ) -> Iterator[tuple[int, dict[str, list[Any]], list[Any]]]:
-    """Position, rows and decoded clips (arrays, or the error) of every batch; the next one is decoded meanwhile."""
+    """Position, rows and decoded clips (see [`decode_row`]) of every batch; the next one is decoded meanwhile."""
     settings = MediaSettings.from_config(encoder.config)
 
     def begin(first: int) -> tuple[int, dict[str, list[Any]], list[Future]]:
@@ -373,22 +373,3 @@ def _decoded(
         yield pending[0], pending[1], [clip.result() for clip in pending[2]]
         pending = ahead
     yield pending[0], pending[1], [clip.result() for clip in pending[2]]
-
-
-def decode_row(
-    row: Mapping[str, Any], columns: Mapping[str, str], settings: MediaSettings
-) -> dict[str, np.ndarray] | MediaError | OSError:
-    """
-    The media of one row as arrays, or why they cannot be had.
-
-    Args:
-        row: with its media columns, `start_time` and `end_time` where there are any.
-        columns: media column by modality.
-        settings: of the encoder.
-    """
-    media = {name: [row[column]] for name, column in columns.items()}
-    times = {key: [row[f"{key}_time"]] for key in ("start", "end") if f"{key}_time" in row}
-    try:
-        return prepare_media(media.get("audio"), media.get("video"), settings, **times)
-    except (MediaError, OSError) as error:
-        return error

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from transformers.utils import logging
 
 from hf_mmintent.data.collator import MEDIA_COLUMNS
 from hf_mmintent.modeling.media_decoding import MediaError
+from hf_mmintent.modeling.media_windows import clip_seconds
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.modeling.processing_media import MediaSettings, prepare_media
 
 logger = logging.get_logger(__name__)
+
+LONG = 30.0  # seconds: utterances are shorter; what is longer is not decoded at once
 
 
 def media_column(names: list[str], modality: str) -> str | None:
@@ -86,8 +90,12 @@ def add_media_features(dataset: Dataset, encoder: MediaEncoderModel, batch_size:
     )
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        media = {m: batch[column] for m, column in columns.items()}
-        made = encode_media(encoder, settings, media, batch["id"], batch.get("start_time"), batch.get("end_time"))
+        size = len(batch["id"])
+        clips = [decode_row({k: v[i] for k, v in batch.items()}, columns, settings) for i in range(size)]
+        made, errors = encode_decoded(encoder, clips, columns)
+        for name, error in zip(batch["id"], errors, strict=True):
+            if error is not None:
+                raise MediaError(f"{error} (row {name!r})") from error
         return {f"{m}_features": rows for m, rows in made.items()}
 
     key = f"{dataset._fingerprint}-{encoder_fingerprint(encoder)}-{sorted(columns.items())}-{datasets.__version__}"
@@ -110,27 +118,82 @@ def _one_at_a_time(dataset: Dataset, fingerprint: str) -> AbstractContextManager
     return FileLock(Path(dataset.cache_files[0]["filename"]).parent / f"features-{fingerprint}.lock")
 
 
-def encode_media(
-    encoder: MediaEncoderModel,
-    settings: MediaSettings,
-    media: dict[str, list[Any]],
-    ids: list[Any],
-    start: list[float | None] | None = None,
-    end: list[float | None] | None = None,
-) -> dict[str, list[np.ndarray | None]]:
-    """Features per modality and clip, float32 (T, D), `None` where a clip has none."""
+@dataclass(frozen=True)
+class LongClip:
+    """
+    A recording of which not all is decoded at once; its features are those that it would have among short ones.
+
+    Args:
+        audio, video (media source, *optional*): As in [`prepare_media`], of one sample.
+        start, end (`float`, seconds, *optional*): Part of it to use.
+    """
+
+    audio: Any
+    video: Any
+    start: float | None
+    end: float | None
+
+    def features(self, encoder: MediaEncoderModel) -> dict[str, np.ndarray | None]:
+        """Per modality float32 (T, D), `None` where it has none."""
+        out = encoder.encode_recording(self.audio, self.video, start=self.start, end=self.end)
+        return {name: rows[0] for name, rows in _rows(out, ("audio", "video"), 1).items()}
+
+
+def decode_row(
+    row: Mapping[str, Any], columns: Mapping[str, str], settings: MediaSettings
+) -> dict[str, np.ndarray] | LongClip | MediaError | OSError:
+    """
+    The media of one row as arrays, or why they cannot be had; of what is longer than `LONG` seconds, where they are.
+
+    Args:
+        row: with its media columns, `start_time` and `end_time` where there are any.
+        columns: media column by modality.
+        settings: of the encoder.
+    """
+    media = {name: row[column] for name, column in columns.items()}
+    audio, video = media.get("audio"), media.get("video")
+    start, end = row.get("start_time"), row.get("end_time")
     try:
-        inputs = prepare_media(media.get("audio"), media.get("video"), settings, start, end)
-    except MediaError as error:
-        raise MediaError(f"{error} (one of the rows {ids[0]!r} … {ids[-1]!r})") from error
-    return _encode_batch(encoder, inputs, media, len(ids))
+        if clip_seconds(audio, video, settings, start, end) > LONG:
+            return LongClip(audio, video, start, end)
+        lists = ([audio] if "audio" in media else None, [video] if "video" in media else None)
+        return prepare_media(*lists, settings, [start], [end])
+    except (MediaError, OSError) as error:
+        return error
+
+
+def encode_decoded(
+    encoder: MediaEncoderModel, clips: Sequence[Any], modalities: Iterable[str]
+) -> tuple[dict[str, list[np.ndarray | None]], list[Exception | None]]:
+    """
+    Args:
+        encoder: in eval mode.
+        clips: what [`decode_row`] made of every row.
+        modalities: wanted, "audio" and "video".
+
+    Returns:
+        Features per modality and clip, float32 (T, D), `None` where a clip has none; and the error of every clip that has one.
+    """
+    modalities = list(modalities)
+    found = encode_arrays(encoder, [clip if isinstance(clip, dict) else {} for clip in clips], modalities)
+    errors: list[Exception | None] = [clip if isinstance(clip, Exception) else None for clip in clips]
+    for place, clip in enumerate(clips):
+        if isinstance(clip, LongClip):
+            try:
+                rows = clip.features(encoder)
+            except (MediaError, OSError) as error:
+                errors[place] = error
+                continue
+            for name in modalities:
+                found[name][place] = rows[name]
+    return found, errors
 
 
 def encode_arrays(
     encoder: MediaEncoderModel, clips: Sequence[Mapping[str, np.ndarray]], modalities: Iterable[str]
 ) -> dict[str, list[np.ndarray | None]]:
     """
-    As [`encode_media`], from clips that were decoded one by one.
+    Features per modality and clip, float32 (T, D), `None` where a clip has none.
 
     Args:
         encoder: in eval mode.
@@ -155,10 +218,15 @@ def encode_arrays(
 def _encode_batch(
     encoder: MediaEncoderModel, inputs: Mapping[str, np.ndarray], modalities: Iterable[str], count: int
 ) -> dict[str, list[np.ndarray | None]]:
-    found: dict[str, list[np.ndarray | None]] = {name: [None] * count for name in modalities}
     if not inputs:
-        return found
+        return {name: [None] * count for name in modalities}
     out = encoder.eval()(**{name: torch.from_numpy(value).to(encoder.device) for name, value in inputs.items()})
+    return _rows(out, modalities, count)
+
+
+def _rows(out: Mapping[str, Any], modalities: Iterable[str], count: int) -> dict[str, list[np.ndarray | None]]:
+    """What an encoder returned, clip by clip without padding."""
+    found: dict[str, list[np.ndarray | None]] = {name: [None] * count for name in modalities}
     for name in found:
         values, mask = out.get(f"{name}_features"), out.get(f"{name}_attention_mask")
         if values is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hf_mmintent.data import media_features
 from hf_mmintent.data.checks import DataError
 from hf_mmintent.data.clip_folder import clip_rows
 from hf_mmintent.data.extraction import ExtractionOptions, extract_features
@@ -19,11 +23,14 @@ from hf_mmintent.data.loading import load
 from hf_mmintent.data.media_features import add_media_features, encoder_fingerprint
 from hf_mmintent.encoders import build_encoder
 from hf_mmintent.evaluation import open_checkpoint
+from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
+from hf_mmintent.modeling.media_decoding import MediaError
 from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 from hf_mmintent.prediction import predict_one
 from hf_mmintent.training import RunConfig, train_run
 from tests.hf_mmintent.training_cases import settings
 from tests.modeling.media_files import write_media
+from tests.modeling.pipeline_cases import save_clip_checkpoint
 from tests.modeling.test_media_backbones import tiny_parts
 
 LENGTHS = (0.6, 1.1, 0.4, 0.8, 0.5)
@@ -179,6 +186,85 @@ def test_embedded_clips_and_parts_of_recordings(clips: Path, encoder: MediaEncod
     whole = encoder.encode_clip(path)
     np.testing.assert_allclose(found[0]["video_features"], whole.video_features[0].numpy(), atol=1e-5)
     assert [len(row["video_features"]) for row in found] == [len(whole.video_features[0]), 3, 3]
+
+
+def test_long_clips_are_not_held_whole(
+    encoder: MediaEncoderModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of them long, one of these cut off: the same features, and the failure listed."""
+    folder = tmp_path / "clips" / "train"
+    for number, seconds in enumerate((0.4, 2.6, 3.1)):
+        write_media(tmp_path / f"{number}.mp4", seconds=seconds)
+    folder.mkdir(parents=True)
+    for path in tmp_path.glob("*.mp4"):
+        path.rename(folder / path.name)
+    data = write_media(tmp_path / "3.webm", seconds=3.0, video="libvpx", audio="libopus", rate=48000).read_bytes()
+    (folder / "3.webm").write_bytes(data[: len(data) * 2 // 3])
+    rows = load(tmp_path / "clips")
+    whole = extract_features(rows, encoder, tmp_path / "whole")
+    read: list[str] = []
+    encode = MediaEncoderModel.encode_recording
+    monkeypatch.setattr(media_features, "LONG", 1.0)
+    monkeypatch.setattr(
+        MediaEncoderModel, "encode_recording", lambda *a, **k: read.append(Path(a[1]).stem) or encode(*a, **k)
+    )
+    parts = extract_features(rows, encoder, tmp_path / "parts")
+    assert sorted(read) == ["1", "2", "3"]
+    assert [entry["id"] for entry in parts.failures] == [entry["id"] for entry in whole.failures] == ["train/3"]
+    assert "3.webm" in parts.failures[0]["error"] and "cut off" in parts.failures[0]["error"]
+    assert_rows_equal(load(tmp_path / "parts")["train"], load(tmp_path / "whole")["train"], 1e-5)
+    with pytest.raises(MediaError, match=r"cut off.*\(row 'train/3'\)"):
+        add_media_features(rows["train"], encoder)
+    good = rows["train"].select(range(3))
+    assert_rows_equal(add_media_features(good, encoder), load(tmp_path / "whole")["train"].select(range(3)), 1e-5)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from hf_mmintent import load
+from hf_mmintent.data.extraction import ExtractionOptions, extract_features
+from hf_mmintent.encoders import build_encoder
+from hf_mmintent.prediction import predict_one
+what, checkpoint, folder = sys.argv[1:]
+if what == "predict":
+    predict_one(checkpoint, clip=next(Path(folder).rglob("*.mp4")), text="hello")
+elif what == "extract":
+    report = extract_features(load(folder), build_encoder({"path": checkpoint}), folder + "_out")
+    assert not report.failures and report.nulls == {"audio": 0, "video": 0}
+else:
+    model = build_encoder({"path": checkpoint})
+    out = model.encode_clip(next(Path(folder).rglob("*.mp4")))
+    print(out.audio_features.shape[1], out.video_features.shape[1], file=sys.stderr)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory that Linux keeps")
+def test_ten_minutes_take_hardly_more_memory_than_ten_seconds(tmp_path: Path, tiny_tokenizer: Any, root: Path) -> None:
+    """In all three ways a whole clip is encoded: `encode_clip`, `examples/predict.py`, `examples/extract_features.py`."""
+    checkpoint = save_clip_checkpoint(
+        tmp_path / "checkpoint",
+        tiny_tokenizer,
+        encoder_config=MediaEncoderConfig(num_mel_bins=6, grid_size=4),  # pictures of 96 pixels: 530 MB for ten minutes
+        media_max_lengths={"audio": 500, "video": 80},
+    )
+    for seconds in (10, 600):
+        (tmp_path / str(seconds) / "train").mkdir(parents=True)
+        path = tmp_path / str(seconds) / "train" / "clip.mp4"
+        write_media(path, seconds=seconds, size=(240, 320), fps=8, rate=16000)
+    for what in ("encode", "predict", "extract"):
+        peaks = []
+        for seconds in (10, 600):
+            run = [sys.executable, "-c", PEAK, what, str(checkpoint), str(tmp_path / str(seconds))]
+            environment = {**os.environ, "PYTHONPATH": str(root)}
+            done = subprocess.run(run, cwd=root, env=environment, capture_output=True, text=True, check=True)
+            peaks.append(int(done.stdout.split()[-1]))
+        print(what, peaks)
+        assert peaks[1] < 1.5 * peaks[0], f"peak memory of {what} for 10 s and 600 s: {peaks} kB"
 
 
 def test_a_bad_clip_is_listed_and_the_rest_goes_on(encoder: MediaEncoderModel, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from hf_mmintent.modeling.media_decoding import MediaError, decode_clip
 from hf_mmintent.modeling.media_structure import ogg_checksum, structure_fault
 
-from .media_files import write_media
+from .media_files import index_of, rotate_mp4, write_media
 
 SECONDS = 3.0
 SOUND: dict[str, Any] = {"video": None, "seconds": SECONDS}
@@ -42,6 +44,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "avi": ("avi", {"container": "avi", "video": "mpeg4", "audio": "mp2", **BOTH}),
     "flv": ("flv", {"container": "flv", "video": "flv1", "audio": "libmp3lame", **BOTH}),
+    "wmv": ("asf", {"container": "asf", "video": "wmv2", "audio": "libmp3lame", **BOTH}),
     "mpg": ("mpeg", {"container": "mpeg", "video": "mpeg1video", "audio": "mp2", **BOTH, "fps": 25}),
     "mpg of MPEG-2": (
         "mpeg",
@@ -135,6 +138,49 @@ def test_pages_of_ogg(files: dict[str, bytes]) -> None:
     assert "checksum" in str(fault(data[: third + 60] + b"\0\1\2" + data[third + 63 :], "opus"))
     assert "last page is missing" in str(fault(data[:third], "opus"))
     assert fault(data + data, "opus") is None  # one recording after the other
+
+
+def test_asf_that_was_written_live(files: dict[str, bytes]) -> None:
+    """Its header knows neither its size nor how many packets follow."""
+    data = bytearray(files["wmv"])
+    properties = data.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    data[properties + 88] |= 1
+    begin = data.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"))
+    stored, packet = int.from_bytes(data[begin + 16 : begin + 24], "little"), 3200
+    for extent in (stored, 0):
+        data[begin + 16 : begin + 24] = extent.to_bytes(8, "little")
+        assert fault(bytes(data), "wmv") is None
+        assert "cut off" in str(fault(bytes(data[: begin + 50 + 5 * packet + 7]), "wmv"))
+        shifted = data[: begin + 50 + 3 * packet + 100] + data[begin + 50 + 3 * packet + 150 :]
+        assert "damaged" in str(fault(bytes(shifted), "wmv")) or "cut off" in str(fault(bytes(shifted), "wmv"))
+    assert "do not fill" in str(
+        fault(files["wmv"].replace(stored.to_bytes(8, "little"), (stored + 1).to_bytes(8, "little")), "wmv")
+    )
+
+
+def test_bytes_changed_within_frames_of_vp9(tmp_path: Path) -> None:
+    """One in a hundred of some frames."""
+    path = write_media(tmp_path / "a.webm", video="libvpx-vp9", audio=None, seconds=2.0, size=(96, 160), options={})
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        frames = [bytes(packet) for packet in container.demux(video=0) if packet.size > 40]
+    assert len(frames) > 8
+    for seed in range(5):
+        numbers, changed = random.Random(seed), bytearray(data)
+        for frame in numbers.sample(frames, 8):
+            at = data.index(frame)
+            for _ in range(max(len(frame) // 100, 2)):
+                changed[at + 12 + numbers.randrange(len(frame) - 12)] = numbers.randrange(256)
+        assert refused(bytes(changed))
+
+
+def test_vp9_is_upright(tmp_path: Path) -> None:
+    """The decoder that notices damage is not told of the rotation."""
+    data = write_media(tmp_path / "a.mp4", video="libvpx-vp9", seconds=0.6).read_bytes()
+    upright, turned = decode_clip(data).frames, decode_clip(rotate_mp4(data, 90)).frames
+    assert len(turned) == len(upright) == 5
+    for one, other in zip(upright, turned, strict=True):
+        assert index_of(np.rot90(other, 1)) == index_of(one)
 
 
 def test_formats_that_do_not_tell_are_left_to_their_decoders(tmp_path: Path) -> None:
