@@ -74,8 +74,8 @@ class XmeiQwenConfig(MultimodalConfig):
     audio_feature_size: int = 1024  # HuBERT-large [public encoder]
     # spatial and temporal pooling merged [figure]; `frame`: one vector per frame, as in the release [public]
     visual_tokens: Literal["spatiotemporal", "frame"] = "spatiotemporal"
-    num_frames: int = 8  # uniform [public]
-    num_spatial_tokens: int = 256  # 16 x 16 patches
+    num_frames: int = 8  # uniform [public]; of an encoder that `from_backbones` builds by name
+    num_spatial_tokens: int = 256  # 16 x 16 patches; of an encoder that `from_backbones` is given, what it makes
     audio_conv_layers: int = 2  # "CNN" [figure], kernel 3 and stride 2 [choice]; 0 with 8 pooled clips is the release
     temporal_position_embedding: bool = True  # both modalities; release: audio only [public]
     projector: Literal["linear", "mlp"] = "linear"  # [public]

@@ -158,6 +158,22 @@ class MediaPrompts:
             mask = mask.masked_scatter(places, torch.cat([holds, learned], 1)[there].to(mask.dtype))
         return mask
 
+    def _check_places(self, frames: Tensor | None, encoded: Mapping[str, Any]) -> None:
+        """Raise unless the own encoder's patch grid has as many places as the config says; another number is misread."""
+        if frames is None or "video" not in encoded or self.config.visual_tokens != "spatiotemporal":
+            return
+        found, steps = encoded["video"][0].shape[1], frames.shape[1]
+        wanted = self.config.num_spatial_tokens + steps
+        length = (self.config.media_max_lengths or {}).get("video")
+        if found not in (
+            wanted if length is None else min(wanted, length),
+            steps,
+        ):  # a batch without a frame has no places
+            raise ValueError(
+                f"`num_spatial_tokens` is {self.config.num_spatial_tokens} but the media encoder makes {found - steps} tokens "
+                f"of places beside {steps} of frames: build the model with `num_spatial_tokens={found - steps}`."
+            )
+
     def read_media(
         self, rows: int, inputs: Mapping[str, Any], **options: bool
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
@@ -177,6 +193,7 @@ class MediaPrompts:
             ValueError: another batch size than `rows`, or inputs that do not fit the config; names both.
         """
         encoded = self.encode_media(*(inputs.get(name) for name in MEDIA_INPUTS))
+        self._check_places(inputs.get("pixel_values"), encoded)
         tokens: dict[str, tuple[Tensor, Tensor]] = {}
         connectors: dict[str, Any] = {}
         for name in ("video", "audio"):

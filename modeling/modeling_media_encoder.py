@@ -239,6 +239,12 @@ class MediaEncoderModel(PreTrainedModel):
             features, valid = front_end(values, mask.bool())
         return features, valid.long()
 
+    @torch.no_grad()
+    def num_places(self) -> int:
+        """P, tokens that stand for places of the picture with `video_pooling="spatiotemporal"`: what a black frame gives."""
+        frame = torch.zeros(1, 1, 3, *self.config.image_shape, device=self.device)
+        return self(pixel_values=frame).video_features.shape[1] - 1
+
     def encode_clip(self, clip: Clip | MediaSource) -> MediaEncoderOutput:
         """
         Features of one clip of any length: decoded and encoded part by part, so that memory grows with the features only.

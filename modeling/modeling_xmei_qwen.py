@@ -200,6 +200,7 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
             text (`str` or `PreTrainedModel`, *optional*): BERT whose tables and first layers the connectors begin with.
             audio, video (`int`, `str`, config or model, *optional*):
                 Width of the features that are extracted beforehand, or the name of an encoder that the model then owns.
+                One of each is fine: the model then takes raw media of the one and features of the other.
             language_model (`str` or `PreTrainedModel`, *optional*):
                 Of a name also the tokenizer is read, for the placeholders; with a model pass `video_token_id` and
                 `audio_token_id`.
@@ -211,22 +212,28 @@ class XmeiQwenForConditionalGeneration(MediaPrompts, XmeiQwenPreTrainedModel, Ge
         Raises:
             ValueError: a config field is unknown, widths disagree, or BERT does not fit a connector that reads captions.
         """
-        names = {name: part for name, part in (("audio", audio), ("video", video)) if isinstance(part, str)}
+        widths: dict[str, Any] = {"audio": audio, "video": video}
+        names = {name: part for name, part in widths.items() if isinstance(part, str)}
         if names and encoder is not None:
             raise ValueError(f"`encoder` and the names {names} are both given: one of them makes the features.")
-        if names:
-            options = (
-                {"video_pooling": config_fields.get("visual_tokens", "spatiotemporal")} if "video" in names else {}
-            )
-            encoder = MediaEncoderModel.from_backbones(
-                **names, **({"video_pooling": "pooler"} if options == {"video_pooling": "frame"} else options)
-            )
+        if names:  # a modality whose width is given comes as features: the encoder leaves it out
+            given = [name for name, part in widths.items() if name not in names and part is not None]
+            options: dict[str, Any] = {f"{name}_front_end": None for name in given}
+            if "video" in names:
+                pooling = config_fields.get("visual_tokens", "spatiotemporal")
+                options["video_pooling"] = "pooler" if pooling == "frame" else pooling
+                options["num_frames"] = config_fields.get("num_frames", cls.config_class.num_frames)
+            encoder = MediaEncoderModel.from_backbones(**names, **options)
         fields: dict[str, Any] = dict(config_fields)
         if encoder is not None:
             made = encoder.config if isinstance(encoder, MediaEncoderModel) else encoder
             fields.setdefault("encoder_config", made)
-            audio, video = made.audio_feature_size, made.video_feature_size
-        fields = {**cls._width_fields({"audio": audio, "video": video}), **fields}  # type: ignore[dict-item]
+            for name, part in widths.items():
+                if part is None or name in names:
+                    widths[name] = getattr(made, f"{name}_feature_size")
+            if isinstance(encoder, MediaEncoderModel) and made.video_pooling == "spatiotemporal":
+                fields.setdefault("num_spatial_tokens", encoder.num_places())
+        fields = {**cls._width_fields(widths), **fields}
         if text is not None:
             fields.setdefault(
                 "text_config", text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text)

@@ -237,10 +237,11 @@ class XmeiQwenProcessor(MultimodalProcessor):
         extra = {name: columns.pop(name) for name in self.extra_columns if name in columns}
         texts, audio, video, features, _ = self._as_batch(text, audio, video, columns, None)
         extra = {
-            name: [value] if value is None or isinstance(value, (str, int)) else list(value)
+            name: [value] if value is None or isinstance(value, (str, int, np.integer)) else list(value)
             for name, value in extra.items()
         }
         size = self._batch_size({"text": texts, "audio": audio, "video": video, **features, **extra})
+        self._check_words(extra)
         out: dict[str, np.ndarray] = {}
         for name in self.feature_sizes:
             out.update(self._feature_inputs(name, self._pooled(name, features.get(f"{name}_features"))))
@@ -266,6 +267,14 @@ class XmeiQwenProcessor(MultimodalProcessor):
             out.update(self._captions(extra, present))
         out.update(targets)
         return BatchFeature(out, tensor_type=None if return_tensors == "np" else return_tensors)
+
+    @staticmethod
+    def _check_words(extra: Mapping[str, Sequence[Any]]) -> None:
+        """Raise unless captions and reasons are texts."""
+        for name, values in extra.items():
+            for row, value in enumerate(values):
+                if name not in ("emotion", "intent") and value is not None and not isinstance(value, str):
+                    raise ValueError(f"`{name}` of sample {row} is {type(value).__name__}: expected `str` or `None`.")
 
     def _pooled(self, name: str, rows: Sequence[Any] | None) -> Sequence[Any] | None:
         """Patch grids (T, P, D) as P spatial and T temporal tokens; other features as they are."""
@@ -318,9 +327,21 @@ class XmeiQwenProcessor(MultimodalProcessor):
         words = f'Subtitle: "{self._plain(subtitle)}"' if subtitle else "No subtitle."
         instruction = INSTRUCTION if self.instruction is None else self.instruction
         user = "\n".join(part for part in (media, words, instruction) if part)
-        messages = [{"role": "system", "content": self.system_text()}, {"role": "user", "content": user}]
+        system = self.system_text()
         if not self.tokenizer.chat_template:
-            return "\n".join([self.system_text(), user, ""])
+            return "\n".join([system, user, ""])
+        try:
+            return self._rendered({"system": system, "user": user})
+        except Exception as error:
+            # Templates without a system turn raise at one (Gemma, the first Mistral). The class is named, not imported: what
+            # templates are written in is no dependency of a checkpoint.
+            if type(error).__name__ != "TemplateError":
+                raise
+            return self._rendered({"user": f"{system}\n\n{user}"})
+
+    def _rendered(self, turns: Mapping[str, str]) -> str:
+        """The chat template around texts by role, up to where the answer begins."""
+        messages = [{"role": role, "content": content} for role, content in turns.items()]
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
@@ -376,7 +397,7 @@ class XmeiQwenProcessor(MultimodalProcessor):
         lower = [name.lower() for name in names]
         if isinstance(value, str) and value.strip().lower() in lower:
             return lower.index(value.strip().lower())
-        if isinstance(value, (int, np.integer)) and 0 <= value < len(names):
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < len(names):
             return int(value)
         raise ValueError(f"`{field}` of sample {row} is {value!r}: the names are {list(names)}.")
 

@@ -3,7 +3,8 @@
     python examples/analyze.py query-attention runs/xmei_qwen_mmintent_mini --samples 4
 
 One line of pictures per sample and one column per modality: queries against the steps of the modality, the mean over heads and
-layers. Of a patch grid the places come first; they have a column of their own, as a map.
+layers. A dashed line parts queries of the caption (above) from learned ones. Of a patch grid the places come first; they have a
+column of their own, as a map.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from .common import Subject, add_checkpoint_arguments, open_subject, save, table
+from .common import Subject, add_checkpoint_arguments, open_subject, save, table, with_rows
 from .connectors import connector_outputs
 
 
@@ -70,9 +73,36 @@ def part(weights: np.ndarray, places: int, kind: str) -> np.ndarray:
     return mean.reshape(side, side) if side * side == places else mean[None]
 
 
+def draw(axis: Axes, weights: np.ndarray, kind: str, title: str, caption: int) -> None:
+    """
+    One picture with its colour bar.
+
+    Args:
+        axis: to draw on.
+        weights: what [`part`] made.
+        kind: "places" or "steps".
+        title: of the picture.
+        caption: queries in front that belong to a caption.
+    """
+    axis.set_title(title, fontsize=7)
+    image = axis.imshow(weights, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+    for one in (axis.xaxis, axis.yaxis):  # queries and steps are counted
+        one.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if kind == "steps":
+        axis.set_xlabel("step", fontsize=7)
+        axis.set_ylabel("query", fontsize=7)
+        if 0 < caption < len(weights):
+            axis.axhline(caption - 0.5, color="white", linewidth=1, linestyle="--")
+    axis.tick_params(labelsize=6)
+    bar = axis.figure.colorbar(image, ax=axis)
+    bar.set_label("attention", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+
+
 def run(arguments: argparse.Namespace) -> str:
-    subject = open_subject(arguments.checkpoint, arguments)
-    subject.rows = subject.rows.select(range(min(arguments.samples, len(subject.rows))))
+    subject = open_subject(arguments.checkpoint, arguments, media=True)
+    first = subject.rows.select(range(min(arguments.samples, len(subject.rows))))  # clips of others are not encoded
+    subject = with_rows(subject, first)
     maps = attention_maps(subject, arguments.batch_size, arguments.layer)
     names = [name for name in subject.model.config.media if any(name in row for row in maps)]
     kinds, places = columns(subject, names), {name: subject.model.config.num_grid_tokens(name) for name in names}
@@ -81,14 +111,12 @@ def run(arguments: argparse.Namespace) -> str:
     lines: list[list[Any]] = []
     for row, (weights, identifier) in enumerate(zip(maps, map(str, subject.rows["id"]), strict=True)):
         for axis, (name, kind) in zip(axes[row], kinds, strict=True):
-            axis.set_title(f"{identifier}: {name}, {kind}", fontsize=7)
-            if name not in weights:
+            title, caption = f"{identifier}: {name}, {kind}", subject.model.config.num_caption_tokens(name)
+            if name in weights:
+                draw(axis, part(weights[name], places[name], kind), kind, title, caption)
+            else:
+                axis.set_title(f"{title}: absent", fontsize=7)
                 axis.axis("off")
-                continue
-            image = axis.imshow(part(weights[name], places[name], kind), aspect="auto", cmap="viridis", vmin=0)
-            axis.set_ylabel("query" if kind == "steps" else "", fontsize=7)
-            axis.tick_params(labelsize=6)
-            figure.colorbar(image, ax=axis)
         samples[identifier] = {name: values.tolist() for name, values in weights.items()}
         lines += [[identifier, name, values.shape[1], spread(values)] for name, values in weights.items()]
     figure.tight_layout()

@@ -67,8 +67,9 @@ def adapt(
         del model
         release_freed_memory()
         model = kind.from_pretrained(base, quantization_config=options)
+    frozen = frozen_in_full_modules(model)  # before everything is frozen for the adapter
+    if settings.get("quantization"):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    frozen = frozen_in_full_modules(model)
     config = LoraConfig(**{**default_fields(model), **fields})
     with warnings.catch_warnings():  # peft asks for a property under its former name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from matplotlib import pyplot as plt
 
+from hf_mmintent.analysis import common
 from hf_mmintent.analysis.common import Subject
 from hf_mmintent.analysis.connectors import connector_outputs
 from hf_mmintent.analysis.convergence import convergence
-from hf_mmintent.analysis.query_attention import attention_maps, part, spread
+from hf_mmintent.analysis.query_attention import attention_maps, draw, part, spread
 from tests.modeling.xmei_cases import rows, tiny_model, tiny_processor
 
 from .answer_cases import save_rows
@@ -107,12 +109,30 @@ def test_classifiers_have_none() -> None:
         next(connector_outputs(Subject("x", Classifier(), None, None), 1, ""))  # type: ignore[arg-type]
 
 
+def test_queries_and_steps_are_whole_numbers() -> None:
+    figure, axes = plt.subplots(1, 2)
+    draw(axes[0], np.full((6, 5), 0.2), "steps", "a", 4)
+    draw(axes[1], np.full((2, 2), 0.2), "places", "b", 4)
+    figure.canvas.draw()
+    for axis in axes:
+        for one in (axis.xaxis, axis.yaxis):
+            assert all(float(tick).is_integer() for tick in one.get_majorticklocs())
+    assert axes[0].get_xlabel() == "step" and axes[0].get_ylabel() == "query"
+    assert [line.get_ydata()[0] for line in axes[0].lines] == [3.5] and not axes[1].lines
+    plt.close(figure)
+
+
 def test_pictures_and_numbers(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a patch grid, whose places are a map of their own."""
     subject = subject_of(visual_tokens="spatiotemporal", num_spatial_tokens=3)
     subject.model.save_pretrained(tmp_path / "model")
     subject.processor.save_pretrained(tmp_path / "model")
     data = save_rows(tmp_path / "data")
+    encoded: list[int] = []
+    with_features = common.with_features
+    monkeypatch.setattr(
+        common, "with_features", lambda rows, model: encoded.append(len(rows)) or with_features(rows, model)
+    )
     for name, extra in (("query-attention", ["--samples", 2]), ("convergence", [])):
         command = [name, tmp_path / "model", "--dataset", data, "--output_dir", tmp_path / "out", *extra]
         monkeypatch.setattr(sys, "argv", ["analyze.py", *map(str, command)])
@@ -122,4 +142,5 @@ def test_pictures_and_numbers(tmp_path: Path, root: Path, monkeypatch: pytest.Mo
         numbers = json.loads(stem.with_suffix(".json").read_text())
         assert numbers["split"] == "validation"
         if extra:
+            assert encoded.pop() == 2 and not encoded  # clips that are not shown cost nothing
             assert len(numbers["samples"]) == 2 and numbers["grid_tokens"] == {"video": 3, "audio": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -223,6 +224,27 @@ def test_what_trains_is_lora_connectors_projectors_and_heads(tmp_path: Path, con
     assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {
         name.split(".lora_A")[0].split(".")[-1] for name in trains if "lora_A" in name
     }, projections
+
+
+def test_quantized_runs_train_the_same_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing quantized weights freezes everything: what trains in full beside the adapter has to train all the same."""
+    run, model, _ = fresh(tmp_path)
+    kind, given = type(model), {}
+    from_pretrained = kind.from_pretrained
+
+    def open_base(folder: Path, quantization_config: Any) -> Any:
+        given["skipped"] = quantization_config.llm_int8_skip_modules
+        real = importlib.util.find_spec("bitsandbytes") is not None
+        return from_pretrained(folder, **({"quantization_config": quantization_config} if real else {}))
+
+    monkeypatch.setattr(kind, "from_pretrained", open_base)
+    settings = {**run.peft, "quantization": {"load_in_8bit": True}, "merge": False}
+    quantized = adapt(model, settings, tmp_path / "quantized")
+    plain = adapt(fresh(tmp_path / "again")[1], run.peft, tmp_path / "plain")
+    trains, expected = ({n for n, p in m.named_parameters() if p.requires_grad} for m in (quantized, plain))
+    assert trains == expected and any("video_connector" in name for name in trains)
+    assert {"video_connector", "audio_projector", "emotion_head", "lm_head"} <= set(given["skipped"])
+    assert "language_model" not in given["skipped"]
 
 
 def test_adapter_weights_come_back_into_a_model_that_is_there(tmp_path: Path) -> None:

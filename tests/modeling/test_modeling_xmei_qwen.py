@@ -14,11 +14,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, BertModel
 
+from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
 from hf_mmintent.modeling.media_tokens import AudioTokens
 from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenForConditionalGeneration
 from hf_mmintent.modeling.trimodal_alignment import TrimodalAlignment, symmetric_info_nce
 from hf_mmintent.modeling.xmei_qwen_outputs import CACHE
 
+from .test_media_backbones import tiny_parts
 from .testers import tiny_bert
 from .xmei_cases import (
     AUDIO,
@@ -591,6 +593,38 @@ def test_from_backbones(parts, tmp_path: Path) -> None:
     assert loaded.generation_config.eos_token_id == model.generation_config.eos_token_id
 
 
+def test_encoders_by_name_and_widths_may_be_mixed(parts, tmp_path: Path) -> None:
+    """A name builds the encoder, a width says that features come; the grid is that of the encoder, not of CLIP-L."""
+    names = tiny_parts(tmp_path)
+    fields = {"num_frames": 3, "tca_loss_weight": 0.0, "audio_conv_layers": 1}
+    connectors = connector_fields(num_caption_tokens=0, encoder_hidden_size=16)
+
+    def build(**given: Any) -> XmeiQwenForConditionalGeneration:
+        return XmeiQwenForConditionalGeneration.from_backbones(
+            language_model=parts["language_model"], **fields, **{**connectors, **given}
+        )
+
+    model = build(**names)
+    config = model.config
+    assert (config.num_spatial_tokens, config.encoder_config.num_frames) == (16, 3)  # 32 pixels, patches of 8
+    frames = torch.randint(0, 255, (7, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    made = tiny_processor(config=config)(text=["hello"], video=[frames.numpy()], audio=[torch.randn(4000).numpy()])
+    assert made["pixel_values"].shape[1] == 3 and torch.isfinite(run(model, made).logits).all()
+    assert model.generate(**made, max_new_tokens=2).shape[0] == 1
+    model.config.num_spatial_tokens = 9
+    with pytest.raises(ValueError, match="`num_spatial_tokens` is 9 but the media encoder makes 16"):
+        run(model, made)
+    audio = connector_fields(num_caption_tokens=0)["audio_connector_config"]
+    half = build(video=names["video"], audio=AUDIO, audio_connector_config=audio)
+    assert (half.config.audio_feature_size, half.config.encoder_config.audio_front_end) == (AUDIO, None)
+    both = tiny_processor(config=half.config)(
+        text=["hello"], video=[frames.numpy()], audio_features=[torch.randn(5, AUDIO).numpy()]
+    )
+    assert {"pixel_values", "audio_features"} <= set(both) and torch.isfinite(run(half, both).logits).all()
+    with pytest.raises(StrictDataclassClassValidationError, match=r"audio features of width 40 but .* is 6"):
+        build(encoder=MediaEncoderConfig(grid_size=4), audio=AUDIO, visual_tokens="frame", audio_connector_config=audio)
+
+
 def test_resized_embeddings_are_saved(processor, tmp_path: Path) -> None:
     model = tiny_model()
     model.resize_token_embeddings(model.config.language_model_config.vocab_size + 7)
@@ -602,7 +636,6 @@ def test_resized_embeddings_are_saved(processor, tmp_path: Path) -> None:
 
 def test_clips_give_what_cached_features_give(tiny_tokenizer, tmp_path: Path) -> None:
     """Raw path: waveforms and frames through the encoder that the model owns."""
-    from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
     from hf_mmintent.modeling.modeling_media_encoder import MediaEncoderModel
 
     encoder = MediaEncoderModel(MediaEncoderConfig(num_mel_bins=AUDIO, grid_size=4, image_size=16)).eval()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jinja2 import TemplateError
 from transformers import AutoProcessor
 
 from hf_mmintent.data.collator import MultimodalCollator
@@ -130,7 +131,8 @@ def test_long_texts_are_cut(tiny_tokenizer) -> None:
 def test_labels_by_name_or_id_and_unknown_ones(processor) -> None:
     batch = processor(text=["a", "b"], emotion=["HAPPY", 3], intent=[None, "agreeing"], return_labelled_view=True)
     assert batch["emotion_labels"].tolist() == [0, 3] and batch["intent_labels"].tolist() == [-100, 1]
-    for wrong in ("cheerful", 7, -1):
+    assert processor(text="a", emotion=np.int64(2))["emotion_labels"].tolist() == [2]
+    for wrong in ("cheerful", 7, -1, True, 1.0):
         with pytest.raises(ValueError, match=r"`emotion` of sample 1 is .*names are"):
             processor(text=["a", "b"], emotion=["sad", wrong])
 
@@ -152,11 +154,29 @@ def test_wrong_inputs(processor) -> None:
         processor(text=["a", "b"], emotion=["sad"])
     with pytest.raises(ValueError, match="has shape"):
         processor(text=["a"], audio_features=[np.zeros((3, AUDIO + 1))])
+    with pytest.raises(ValueError, match="`video_caption` of sample 1 is int"):
+        processor(text=["a", "b"], video_caption=["x", 3])
+    with pytest.raises(ValueError, match="`joint_reason` of sample 0 is float"):
+        processor(text=["a"], joint_reason=[float("nan")], emotion=["sad"], return_labelled_view=True)
 
 
 def test_template_that_drops_placeholders_raises(processor) -> None:
     processor.tokenizer.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(ValueError, match=r"has 0 placeholders .* has 6 tokens"):
+        processor(**one_row(0))
+
+
+def test_template_without_a_system_turn(processor) -> None:
+    """As Gemma's: what the system turn would say stands in front of the user's words."""
+    processor.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    )
+    text = text_of(processor, processor(**one_row(0))["input_ids"][0])
+    assert text.startswith("<|im_start|>user\nExplain.\n\n<xmei_video>") and text.count("<|im_start|>") == 1
+    assert 'Subtitle: "hello you"' in text
+    processor.tokenizer.chat_template = "{{ raise_exception('no turn at all') }}"
+    with pytest.raises(TemplateError, match="no turn at all"):
         processor(**one_row(0))
 
 
