@@ -22,8 +22,11 @@ from .speech_to_text import SpeechToText
 logger = logging.get_logger(__name__)
 
 _WINDOW = 10.0  # seconds: an utterance, which is what the datasets label, is seldom longer
-_AHEAD = 2  # batches decoded while the model computes
-_GROUP = 4  # batches that are formed together, by length
+_AHEAD = 2  # windows decoded at least while the model computes; else as many as are formed together
+_GROUP, _GROUPED = (
+    4,
+    64,
+)  # batches that are formed together, by length, and windows in them: the first wait for the last
 
 
 @dataclass
@@ -151,11 +154,12 @@ class IntentRecognitionPipeline(Pipeline):
     ) -> Iterator[dict[str, Any]]:
         asr = preparation.pop("asr", None)
         parts: Iterator[Part] = self._parts(inputs, asr is not None, preparation)
+        together = size * max(min(_GROUP, _GROUPED // size), 1) if size > 1 else 1
         if workers:
-            parts = run_ahead(parts, _AHEAD * size)
+            parts = run_ahead(parts, max(_AHEAD, together))  # fewer, and decoding would rest while a group is computed
         kept = preparation.get("modalities") or self.processor.modalities
         waiting: list[dict[str, Any]] = []
-        while group := list(islice(parts, size * (_GROUP if size > 1 else 1))):
+        while group := list(islice(parts, together)):
             for part in group:
                 self._listen(part, asr, kept)
             for found in self._outputs(group, size, preparation.get("modalities"), computing):

@@ -88,6 +88,30 @@ def test_decoding_goes_on_while_the_model_computes(
     answers.close()
 
 
+def test_the_next_group_is_decoded_while_one_is_computed(
+    pipe: IntentRecognitionPipeline, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two are formed eight windows at a time: decoding must not rest before the next eight are there."""
+    decoded = threading.Semaphore(0)
+    preprocess, forward, calls = pipe.preprocess, pipe.forward, []
+
+    def note(value: Any, **settings: Any) -> Any:
+        yield from preprocess(value, **settings)
+        decoded.release()
+
+    def wait(*args: Any, **settings: Any) -> Any:
+        calls.append(1)
+        for _ in range(15 if len(calls) == 1 else 0):
+            assert decoded.acquire(timeout=60), "decoding rested while the model was busy"
+        return forward(*args, **settings)
+
+    monkeypatch.setattr(pipe, "preprocess", note)
+    monkeypatch.setattr(pipe, "forward", wait)
+    answers = pipe((clip for clip in clips * 2), batch_size=2)
+    assert next(answers)["ranking"] and len(calls) == 4
+    answers.close()
+
+
 @pytest.mark.slow
 def test_batching_is_not_slower_than_one_by_one(pipe: IntentRecognitionPipeline, clips: list[Path]) -> None:
     rates = [benchmark_media(pipe, clips * 2, (1, 4, 8), clock="cpu").clips_per_second for _ in range(3)]
