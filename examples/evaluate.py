@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--drop", action="store_true", help="also score with each modality dropped, and with only one")
     parser.add_argument("--without", nargs="+", default=[], help="also score with these modalities dropped together")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--bertscore", help="model for BERTScore, of models that write: a name or a folder")
+    parser.add_argument("--bertscore", help="folder with a model for BERTScore, of models that write")
     parser.add_argument("--max_new_tokens", type=int, help="length of answers, of models that write")
     parser.add_argument("--output_dir", help="where to write scores and predictions; beside the checkpoint by default")
     arguments = parser.parse_args()

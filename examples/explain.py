@@ -21,13 +21,16 @@ def main() -> None:
     parser.add_argument("checkpoint", help="checkpoint, adapter, or Hub id")
     parser.add_argument("--clip", help="video or audio file")
     parser.add_argument("--text", help="what is said")
+    for name, what in (("audio", "how it sounds"), ("video", "what is seen")):
+        parser.add_argument(f"--{name}_caption", help=f"{what}, for checkpoints that read captions")
     parser.add_argument("--max_new_tokens", type=int, help="length of the answer; the model's own limit by default")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     model, processor = open_checkpoint(arguments.checkpoint)
     if not model.can_generate():
         parser.error(f"{type(model).__name__} writes no answers: use examples/predict.py.")
-    answer = explain_one(model, processor, arguments.clip, arguments.text, arguments.max_new_tokens)
+    captions = {"audio": arguments.audio_caption, "video": arguments.video_caption}
+    answer = explain_one(model, processor, arguments.clip, arguments.text, arguments.max_new_tokens, captions)
     if arguments.json:
         print(json.dumps(asdict(answer), ensure_ascii=False))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,7 @@ def explain_one(
     clip: str | Path | bytes | None = None,
     text: str | None = None,
     max_new_tokens: int | None = None,
+    captions: Mapping[str, str | None] | None = None,
 ) -> WrittenAnswer:
     """
     The five fields for one clip, one sentence, or both.
@@ -221,15 +222,20 @@ def explain_one(
         clip: video or audio file, or its bytes; a missing stream is a missing modality.
         text: the words, if known.
         max_new_tokens: in place of the model's own limit.
+        captions: of the sound and of the pictures in words, by modality; a connector reads them as queries.
 
     Raises:
         MediaError: the clip cannot be decoded.
-        ValueError: neither is given, or the checkpoint takes no raw clips.
+        ValueError: neither is given, the checkpoint takes no raw clips, or captions are given that it does not read.
     """
+    captions = {name: caption for name, caption in (captions or {}).items() if caption is not None}
+    if captions and not processor.use_captions:
+        raise ValueError(f"captions of {sorted(captions)} are given but this checkpoint reads none: leave them out.")
     if clip is None and text is None:
         raise ValueError("nothing to explain: give a clip, a text, or both.")
     media = {} if clip is None else {name: [clip] for name in ("audio", "video") if name in processor.modalities}
-    batch = processor(text=None if text is None else [text], **media)
+    columns = {f"{name}_caption": [caption] for name, caption in captions.items()}
+    batch = processor(text=None if text is None else [text], **media, **columns)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     sequences = model.generate(**batch, **options)

@@ -86,7 +86,7 @@ def score_checkpoints(
         drop: also score with each modality dropped, and with only one.
         without: also score with these modalities dropped together.
         batch_size: rows per forward pass.
-        bertscore: name or folder of a model for BERTScore of explanations; NaN without one.
+        bertscore: folder of a model for BERTScore of explanations; NaN without one.
         max_new_tokens: length of explanations; the model's own limit by default.
         output_dir: for `<condition>.json` and `<condition>.predictions.jsonl`; `scores/` beside the checkpoint by default.
 

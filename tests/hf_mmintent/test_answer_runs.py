@@ -19,9 +19,13 @@ from transformers import AutoModelForImageTextToText
 from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import adapter_base, open_checkpoint
 from hf_mmintent.explanations import WrittenAnswer, answer_scores, explain_one, write_answers
+from hf_mmintent.modeling.answer_format import EMOTIONS as EMOTION_NAMES
+from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
 from hf_mmintent.scoring import score_checkpoints
 from hf_mmintent.training import RunConfig, TrainedRun, train_run
 from hf_mmintent.training.peft_runs import adapt, load_weights
+from tests.modeling.media_files import write_media
+from tests.modeling.xmei_cases import AUDIO, tiny_model, tiny_processor
 from tests.processes import run_in_two_processes
 
 from .answer_cases import EMOTIONS, INTENTS, settings
@@ -180,6 +184,23 @@ def test_explaining_one_sentence(trained: TrainedRun) -> None:
     assert answer.scored_emotion in EMOTIONS and answer.scored_intent in INTENTS
     with pytest.raises(ValueError, match="nothing to explain"):
         explain_one(model, processor)
+    with pytest.raises(ValueError, match=r"captions of \['video'\] are given but this checkpoint reads none"):
+        explain_one(model, processor, text="so it is", captions={"audio": None, "video": "a smile"})
+
+
+def test_captions_of_one_clip_are_read(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    encoder = MediaEncoderConfig(num_mel_bins=AUDIO, video_front_end=None)
+    model = tiny_model(modalities=("text", "audio"), encoder_config=encoder)
+    processor = tiny_processor(tiny_tokenizer, config=model.config)
+    clip = write_media(tmp_path / "clip.wav", seconds=0.5, video=None, audio="pcm_s16le")
+    seen: list[Any] = []
+    generate = model.generate
+    model.generate = lambda **batch: seen.append(batch) or generate(**batch)
+    for caption in ("great", "thank you", None):
+        answer = explain_one(model, processor, clip, max_new_tokens=2, captions={"audio": caption})
+        assert answer.scored_emotion in EMOTION_NAMES
+    first, second, none = seen
+    assert not torch.equal(first["audio_caption_ids"], second["audio_caption_ids"]) and "audio_caption_ids" not in none
 
 
 def test_explain_script(trained: TrainedRun, root: Path) -> None:

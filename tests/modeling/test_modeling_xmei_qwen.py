@@ -625,6 +625,26 @@ def test_encoders_by_name_and_widths_may_be_mixed(parts, tmp_path: Path) -> None
         build(encoder=MediaEncoderConfig(grid_size=4), audio=AUDIO, visual_tokens="frame", audio_connector_config=audio)
 
 
+@pytest.mark.parametrize("lm", ["llama", "gemma", "gpt2"])
+def test_any_causal_language_model(tiny_tokenizer, tmp_path: Path, lm: str) -> None:
+    """Padding sides, cache, label scores, gradients and reloading, with one connector of each kind."""
+    audio = tiny_config("cat_mod").audio_connector_config
+    model = tiny_model(lm=lm, audio_connector_config=audio, tca_loss_weight=0.0)
+    assert {type(model.connector(name)).__name__ for name in ("audio", "video")} == {"CatModModel", "LQFormerModel"}
+    processor = tiny_processor(tiny_tokenizer, config=model.config)
+    training, batch = processor(**rows(), return_labelled_view=True), processor(**rows())
+    torch.testing.assert_close(run(model, move_padding(training)).loss, run(model, training).loss)
+    answers = model.generate(**batch, max_new_tokens=4)
+    assert torch.equal(model.generate(**batch, max_new_tokens=4, use_cache=False), answers)
+    scores = model.score_labels(batch, *processor.label_token_ids())
+    alone = model.score_labels(processor(**one_row(1)), *processor.label_token_ids())
+    torch.testing.assert_close(scores.emotion_scores[1], alone.emotion_scores[0], atol=1e-4, rtol=1e-4)
+    model.train()(**training).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(run(AutoModel.from_pretrained(tmp_path).eval(), batch).logits, run(model, batch).logits)
+
+
 def test_resized_embeddings_are_saved(processor, tmp_path: Path) -> None:
     model = tiny_model()
     model.resize_token_embeddings(model.config.language_model_config.vocab_size + 7)

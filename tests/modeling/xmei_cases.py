@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from hf_mmintent.modeling.configuration_xmei_qwen import XmeiQwenConfig
 from hf_mmintent.modeling.modeling_xmei_qwen import XmeiQwenForConditionalGeneration
@@ -72,7 +72,9 @@ def tiny_lm(kind: str = "qwen2", **overrides: Any) -> Any:
     }
     if kind == "qwen3":
         fields["head_dim"] = 8
-    return {"qwen2": Qwen2Config, "qwen3": Qwen3Config}[kind](**{**fields, **overrides})
+    if kind == "gpt2":  # positions are learned vectors, no rotations
+        fields["num_key_value_heads"] = None
+    return AutoConfig.for_model(kind, **{**fields, **overrides})
 
 
 def tiny_config(connector: str = "lq_former", lm: str = "qwen2", **overrides: Any) -> XmeiQwenConfig:
