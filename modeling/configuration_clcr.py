@@ -105,7 +105,11 @@ class ClcrConfig(MultimodalConfig):
     intra_loss_weight: float | int = 0.1  # λ_intra; values lost, "broad and stable range" [paper]/[choice]
     inter_loss_weight: float | int = 0.1  # λ_inter
     intra_separation: float | int = 0.5  # γ, Eq. (7); value lost [choice]
-    inter_weights: tuple[float, ...] | list[float] = (1 / 3, 1 / 3, 1 / 3)  # η, "balanced" [paper]; value [choice]
+    inter_weights: tuple[float | int, ...] | list[float | int] = (
+        1 / 3,
+        1 / 3,
+        1 / 3,
+    )  # η, "balanced" [paper]; value [choice]
     regularizer_reduction: Literal["sum", "mean"] = "sum"  # over the terms of a sum [choice]
     whitening_eps: float = 1e-3  # "diagonal regularization" [paper]; ridge eps·tr(Σ)/r + 1e-6 [choice]
     # "eigendecomposition" [paper]: its fp32 gradient is NaN on rank-deficient covariances, Cholesky is exact [derived]

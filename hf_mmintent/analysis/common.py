@@ -158,16 +158,21 @@ def headline(subject: Subject) -> str:
     return "mae" if subject.regression else "accuracy"
 
 
+def with_ending(stem: str | Path, ending: str) -> Path:
+    """The stem and the ending; a point in the stem, of a run's or a setting's name, stays, unlike by `with_suffix`."""
+    return Path(f"{stem}{ending}")
+
+
 def save(stem: str | Path, figure: Figure, numbers: dict[str, Any]) -> str:
     """Write `<stem>.png` and `<stem>.json`; returns a line that names both."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(stem.with_suffix(".png")) as temporary:
+    with atomic_path(with_ending(stem, ".png")) as temporary:
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     plt.close(figure)
-    with atomic_path(stem.with_suffix(".json")) as temporary:
+    with atomic_path(with_ending(stem, ".json")) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    return f"{stem.with_suffix('.png')}  {stem.with_suffix('.json')}"
+    return f"{with_ending(stem, '.png')}  {with_ending(stem, '.json')}"
 
 
 def save_tables(
@@ -187,15 +192,15 @@ def save_tables(
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     parts = [f"**{title}**\n\n{table(columns, rows, scores)}" for title, (columns, rows) in tables.items()]
-    with atomic_path(stem.with_suffix(".md")) as temporary:
+    with atomic_path(with_ending(stem, ".md")) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     names = list(dict.fromkeys(name for columns, _ in tables.values() for name in columns))
-    with atomic_path(stem.with_suffix(".csv")) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(with_ending(stem, ".csv")) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["table", *names], restval="")
         writer.writeheader()
         for title, (columns, rows) in tables.items():
             writer.writerows({"table": title, **dict(zip(columns, row, strict=True))} for row in rows)
-    return f"{stem.with_suffix('.md')}  {stem.with_suffix('.csv')}"
+    return f"{with_ending(stem, '.md')}  {with_ending(stem, '.csv')}"
 
 
 def table(columns: list[str], rows: list[list[Any]], scores: Mapping[str, str] | None = None) -> str:

@@ -25,7 +25,7 @@ from hf_mmintent.metrics.files import atomic_path
 from hf_mmintent.modeling.calibration import label_probabilities
 
 from .answers import answer
-from .common import Subject, add_checkpoint_arguments, gather, open_subjects, outputs, save, table
+from .common import Subject, add_checkpoint_arguments, gather, open_subjects, outputs, save, table, with_ending
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +190,7 @@ def run(arguments: argparse.Namespace) -> str:
             "sources": each.sources,
             "by_class": {label: means.tolist() for label, means in each.by_class().items()},
         }
-    write_samples(stem.with_suffix(".csv"), found)
+    write_samples(with_ending(stem, ".csv"), found)
     written = save(stem, draw_shares(found, arguments.split), {"split": arguments.split, "checkpoints": numbers})
     columns = ["checkpoint", "source", "kind", "mean", "std", "mean over tokens"]
-    return f"{table(columns, rows)}\n{stem.with_suffix('.csv')}\n{written}"
+    return f"{table(columns, rows)}\n{with_ending(stem, '.csv')}\n{written}"

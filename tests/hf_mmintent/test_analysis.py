@@ -155,12 +155,13 @@ def test_every_analysis_writes_a_picture_and_numbers(
         ("noise", checkpoint, checkpoint, *common, "--strengths", 0, 0.5, "--repeats", 1),
         ("tsne", checkpoint, *common),
         ("budgets", checkpoint, *common, "--scales", 0.5, "--retrain", run_file),
-        ("sensitivity", run_file, "--field", "config.intra_separation", "--values", 0.1, "--output_dir", tmp_path),
+        ("sensitivity", run_file, "--field", "config.inter_weights.0", "--values", 0, "--output_dir", tmp_path),
     ):
         analyze(monkeypatch, root, *arguments)
         picture, numbers = capsys.readouterr().out.strip().splitlines()[-1].split("  ")
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
         assert json.loads(Path(numbers).read_text(encoding="utf-8"))
+    assert (tmp_path / "sensitivity_config.inter_weights.0.png").is_file()  # another setting's picture stays
     curves = json.loads((tmp_path / "budgets_run_validation.json").read_text(encoding="utf-8"))["curves"]
     assert set(curves["b: retrained, frozen"]) == {"0.5", "dense"}
     assert curves["b: retrained, frozen"]["dense"]["participation"] == 1.0
