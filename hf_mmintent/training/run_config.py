@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import re
@@ -140,7 +141,7 @@ class RunConfig:
                 target = target[group]
                 if not isinstance(target, dict):
                     raise ValueError(f"`--{name}`: {group} is not a group of settings.")
-            target[last] = value
+            target[last] = copy.deepcopy(value)  # a later override may write into it: not into what the caller holds
         return cls.from_dict(values)
 
     @classmethod

@@ -335,3 +335,9 @@ def test_a_misspelt_config_field_stops_the_run(run: RunConfig, tmp_path: Path) -
     run.config["temprature"] = 0.1
     with pytest.raises(ValueError, match="Did you mean `temperature`"):
         train_run(run, 0, tmp_path / "run")
+
+
+def test_overrides_stay_as_the_caller_holds_them() -> None:
+    shared = {"processor": {}, "processor.max_lengths": {"audio": 72}}
+    assert RunConfig.load(None, shared).processor == {"max_lengths": {"audio": 72}}
+    assert shared["processor"] == {}, "the rows of a table share the settings of their block"
