@@ -51,7 +51,7 @@ def test_train_prints_the_scores_of_every_seed(trained: tuple[Path, str]) -> Non
     assert facts["settings"]["training"]["num_train_epochs"] == 2 and facts["facts"]["processes"] == 1
     (line,) = [line for line in printed.splitlines() if line.startswith("seed 1:")]
     found = facts["validation"]
-    assert f"  accuracy {100 * found['accuracy']:.2f}" in line and f"  loss {found['loss']:.3f}" in line
+    assert f"  validation accuracy {100 * found['accuracy']:.2f}" in line and f"  loss {found['loss']:.3f}" in line
     assert line.endswith("  recall_macro " + f"{100 * found['recall_macro']:.2f}") and "  n 9  " in line
 
 
