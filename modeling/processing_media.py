@@ -163,6 +163,9 @@ def _is_source(item: Any) -> bool:
 
 
 def _same_source(audio: Any, video: Any) -> bool:
+    """Whether both come from one file; arrays, whose comparison is one by element, never do."""
+    if not (_is_source(audio) and _is_source(video)):
+        return False
     return audio is video or (type(audio) is type(video) and bool(audio == video))
 
 
