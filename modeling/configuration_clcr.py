@@ -36,10 +36,9 @@ class ClcrConfig(MultimodalConfig):
             that name), `tcn`, `resnet18` or `identity`. `feature_size` is the width of `<name>_features`; for `resnet18`
             on pictures the list `[channels, height, width]`; for `identity` the three widths of the levels.
             `backbone_config` overrides `kernel_size`, `dilations`, `dropout`, `hidden_size` of a TCN, or puts something
-            ahead of it: `input_noise` (training adds Gaussian noise of up to this deviation), `center` (each sample's mean
-            over time is taken away), `pictures` (rows that are pictures go through convolutions, `{"size": [C, H, W],
-            "channels": …}`, or leave only their lowest frequencies, `{"size": …, "cosines": [rows, columns]}`; `"shift"` and
-            `"mirror"` move them in training), `input_dropout`,
+            ahead of it: `center` (each sample's mean over time is taken away), `pictures` (rows that are pictures go through
+            convolutions, `{"size": [C, H, W], "channels": …}`, or leave only their lowest frequencies, `{"size": …,
+            "cosines": [rows, columns]}`; `"shift"` and `"mirror"` move them in training), `input_dropout`,
             `input_projection` (the width of a linear layer); for `resnet18` fields of `ResNetConfig`.
         level_order (`dict[str, tuple[int, int, int]]`, *optional*):
             Which level of its backbone each modality shows as shallow, mid and deep; the identity when not given. Full Mix
@@ -105,11 +104,8 @@ class ClcrConfig(MultimodalConfig):
     intra_loss_weight: float | int = 0.1  # λ_intra; values lost, "broad and stable range" [paper]/[choice]
     inter_loss_weight: float | int = 0.1  # λ_inter
     intra_separation: float | int = 0.5  # γ, Eq. (7); value lost [choice]
-    inter_weights: tuple[float | int, ...] | list[float | int] = (
-        1 / 3,
-        1 / 3,
-        1 / 3,
-    )  # η, "balanced" [paper]; value [choice]
+    # η, "balanced" [paper]; value [choice]
+    inter_weights: tuple[float | int, ...] | list[float | int] = (1 / 3, 1 / 3, 1 / 3)
     regularizer_reduction: Literal["sum", "mean"] = "sum"  # over the terms of a sum [choice]
     whitening_eps: float = 1e-3  # "diagonal regularization" [paper]; ridge eps·tr(Σ)/r + 1e-6 [choice]
     # "eigendecomposition" [paper]: its fp32 gradient is NaN on rank-deficient covariances, Cholesky is exact [derived]

@@ -23,10 +23,8 @@ logger = logging.get_logger(__name__)
 
 _WINDOW = 10.0  # seconds: an utterance, which is what the datasets label, is seldom longer
 _AHEAD = 2  # windows decoded at least while the model computes; else as many as are formed together
-_GROUP, _GROUPED = (
-    4,
-    64,
-)  # batches that are formed together, by length, and windows in them: the first wait for the last
+_GROUP = 4  # batches that are formed together, by length
+_GROUPED = 64  # windows in them at most: the first wait for the last
 
 
 @dataclass

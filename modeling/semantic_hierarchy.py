@@ -32,7 +32,6 @@ _TCN_KEYS = {
     "dropout",
     "hidden_size",
     "center",
-    "input_noise",
     "input_projection",
     "input_dropout",
     "pictures",
@@ -169,9 +168,8 @@ class TemporalConvolutionLevels(nn.Module):
     """
     Three-stage temporal convolution network; receptive fields grow with the level.
 
-    Ahead of it, if `backbone_config` says so, in this order: `input_noise` is the largest deviation of Gaussian noise that
-    training adds, each sample's own being drawn evenly from 0 on; `center` takes every sample's mean over its valid steps
-    away, which holds what does not move, such as a face or a microphone; `pictures` are the arguments of [`PictureRows`];
+    Ahead of it, if `backbone_config` says so, in this order: `center` takes every sample's mean over its valid steps away,
+    which holds what does not move, such as a face or a microphone; `pictures` are the arguments of [`PictureRows`];
     `input_dropout` drops elements; `input_projection` is the width of a linear layer for wide inputs, such as pixels.
     """
 
@@ -184,9 +182,6 @@ class TemporalConvolutionLevels(nn.Module):
         kernel = overrides.get("kernel_size", config.tcn_kernel_size)
         dilations = overrides.get("dilations", config.tcn_dilations)
         dropout = overrides.get("dropout", config.tcn_dropout)
-        self.input_noise = float(overrides.get("input_noise", 0.0))
-        if self.input_noise < 0:
-            raise ValueError(f"`input_noise` of a TCN is {self.input_noise}: a deviation, at least 0.")
         self.center = bool(overrides.get("center", False))
         self.input_dropout = Dropout(overrides.get("input_dropout", 0.0))
         self.pictures, self.input_projection = None, None
@@ -209,9 +204,6 @@ class TemporalConvolutionLevels(nn.Module):
 
     def forward(self, item: ModalityInput) -> list[Level]:
         states, mask = item.states, item.mask[:, None]
-        if self.training and self.input_noise > 0:
-            deviation = self.input_noise * torch.rand(len(states), 1, 1, dtype=states.dtype, device=states.device)
-            states = clear_padding(states + deviation * torch.randn_like(states), item.mask)
         if self.center:
             states = clear_padding(states - masked_mean(states, item.mask)[:, None], item.mask)
         if self.pictures is not None:

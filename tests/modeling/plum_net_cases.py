@@ -36,11 +36,6 @@ def make(**overrides: Any) -> PlumNetForSequenceClassification:
     return model
 
 
-def run(model: Any, inputs: dict[str, Tensor]) -> Any:
-    with torch.no_grad():
-        return model(**inputs)
-
-
 def batches() -> list[dict[str, Tensor]]:
     found = [TESTER.random_batch(seed) for seed in range(3)]
     for index, inputs in enumerate(found):

@@ -14,21 +14,11 @@ from torch import Tensor
 from hf_mmintent.modeling.budget_projection import TokenBudget, project_to_budget
 from hf_mmintent.modeling.decorrelation import segment_means, whitened_correlation
 from hf_mmintent.modeling.level_aggregation import InterLevelAggregation, Summaries
-from hf_mmintent.modeling.modality_inputs import ModalityInput
-from hf_mmintent.modeling.semantic_hierarchy import PictureRows, TemporalConvolutionLevels
+from hf_mmintent.modeling.semantic_hierarchy import PictureRows
 
-from .testers import ClcrTester
+from .testers import ClcrTester, prefix_mask, run
 
 TESTER = ClcrTester()
-
-
-def run(model: Any, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
-    with torch.no_grad():
-        return model(**inputs, **kwargs)
-
-
-def prefix_mask(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
 # ---- Eq. (3): projection onto the budget -------------------------------------------------------------------------
@@ -345,23 +335,3 @@ def test_lowest_frequencies_of_pictures() -> None:
 def test_frequencies_that_pictures_do_not_have(settings: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PictureRows(20, (1, 4, 5), **settings)
-
-
-def test_noise_on_inputs_in_training_alone() -> None:
-    """Each sample has a deviation of its own, even between 0 and the largest; padding stays empty."""
-    torch.manual_seed(0)
-    network = TemporalConvolutionLevels(TESTER.config(), 6, {"input_noise": 2.0}, 1)
-    seen = []
-    network.input_dropout.register_forward_hook(lambda module, inputs, made: seen.append(inputs[0]))
-    mask = prefix_mask(*[200] * 300, 100)
-    item = ModalityInput(torch.zeros(301, 200, 6), mask)
-    network.eval()(item)
-    network.train()(item)
-    assert torch.equal(seen[0], item.states)
-    assert (seen[1][-1, 100:] == 0).all() and (seen[1][-1, :100] != 0).all()
-    deviations = seen[1][:-1].std((1, 2))
-    assert deviations.max() < 2.2 and deviations.min() < 0.1
-    assert deviations.mean().item() == pytest.approx(1.0, abs=0.1)  # of a uniform draw; its own deviation is 2 / √12
-    assert deviations.std().item() == pytest.approx(2 / math.sqrt(12), abs=0.08)
-    with pytest.raises(ValueError, match=r"-1\.0"):
-        TemporalConvolutionLevels(TESTER.config(), 6, {"input_noise": -1.0}, 1)

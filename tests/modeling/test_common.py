@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from .testers import ALL_TESTERS, ModelTester
+from .testers import ALL_TESTERS, ModelTester, run
 
 all_testers = pytest.mark.parametrize("tester", ALL_TESTERS, ids=lambda tester: type(tester).__name__)
 SEVERAL = [tester for tester in ALL_TESTERS if len(tester.modality_inputs) > 1]
@@ -26,11 +26,6 @@ def with_subsets(sizes: tuple[int, ...], proper: bool) -> Any:
         if not proper or size < len(tester.modality_inputs)
     ]
     return pytest.mark.parametrize("tester, names", cases)
-
-
-def run(model: Any, inputs: dict[str, torch.Tensor]) -> Any:
-    with torch.no_grad():
-        return model(**inputs)
 
 
 def facts(config: Any) -> Any:

@@ -15,15 +15,10 @@ from transformers import AutoConfig, AutoModel, BertModel, Blip2QFormerConfig, B
 
 from .connector_testers import CONNECTOR_TESTERS, WIDTH, ConnectorTester
 from .test_common import facts
-from .testers import tiny_bert
+from .testers import run, tiny_bert
 
 all_connectors = pytest.mark.parametrize("tester", CONNECTOR_TESTERS, ids=lambda tester: type(tester).__name__)
 IMPLEMENTATIONS = ["eager", "sdpa"]
-
-
-def run(model: Any, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
-    with torch.no_grad():
-        return model(**inputs, **kwargs)
 
 
 def loss_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -20,7 +20,8 @@ from hf_mmintent.modeling.plum_net_branches import BranchStates, LabelAttention,
 from hf_mmintent.modeling.processing_multimodal import MultimodalProcessor
 from hf_mmintent.modeling.recorder import Recorder
 
-from .plum_net_cases import REGRESSION, TESTER, batch, make, run, still_bert
+from .plum_net_cases import REGRESSION, TESTER, batch, make, still_bert
+from .testers import run
 
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(("text", "audio", "video"), n)]
 TABLE_3 = [

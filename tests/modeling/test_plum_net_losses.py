@@ -12,7 +12,8 @@ from torch import nn
 from hf_mmintent.modeling.class_contrast import across_modalities_contrast, within_modality_contrast
 from hf_mmintent.modeling.losses import soft_target_loss
 
-from .plum_net_cases import REGRESSION, batch, make, run
+from .plum_net_cases import REGRESSION, batch, make
+from .testers import run
 
 
 @pytest.mark.parametrize("stage", ["alignment", "refinement", "joint"])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hf_mmintent.modeling.modeling_plum_net import PlumNetForSequenceClassification
 
-from .plum_net_cases import TESTER, batch, batches, make, numbered, run, still_bert
+from .plum_net_cases import TESTER, batch, batches, make, numbered, still_bert
+from .testers import run
 
 
 def test_prototypes_are_class_means_by_a_loop() -> None:

@@ -37,6 +37,17 @@ VOCAB, CLS, SEP, MASK, PAD = 120, 2, 3, 4, 0
 LABELS = {0: "complain", 1: "praise", 2: "inform"}
 
 
+def run(model: Any, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
+    """What a model gives, without gradients."""
+    with torch.no_grad():
+        return model(**inputs, **kwargs)
+
+
+def prefix_mask(*lengths: int) -> Tensor:
+    """(B, longest) bool, the first `lengths[b]` steps of every row."""
+    return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+
+
 def tiny_bert(**overrides: Any) -> BertConfig:
     """Two layers of width 16."""
     fields: dict[str, Any] = {
