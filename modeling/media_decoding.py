@@ -326,6 +326,7 @@ def decoding_steps(
             if plain and _Vp9.name in av.codecs_available:
                 decoders[stream.index] = _Vp9(stream)
     family = container.format.name.split(",")[0]
+    ticks = {stream.index: float(stream.time_base or 0) for stream in tracks}  # of its packets, in seconds
     last, time = 0.0, 0.0
     try:
         if seek is not None and family in _INDEXED:
@@ -333,13 +334,14 @@ def decoding_steps(
         for packet in container.demux(tracks):
             stream = packet.stream
             if packet.pts is not None:
-                time = float(packet.pts * packet.time_base)
-                last = max(last, time + float((packet.duration or 0) * packet.time_base))
-            if stream.index not in sinks or sinks[stream.index].done:
+                tick = ticks[stream.index]
+                time = packet.pts * tick
+                last = max(last, time + (packet.duration or 0) * tick)
+            sink = sinks.get(stream.index)
+            if sink is None or sink.done:
                 continue
             if packet.is_corrupt and not stream.codec_context.name.startswith("pcm_"):  # streamed PCM may end anywhere
                 raise DecodingError(f"{name} is damaged or cut off near {time:.2f} s. Copy it again.")
-            sink = sinks[stream.index]
             decoder = decoders.get(stream.index)
             for frame in packet.decode() if decoder is None else decoder.decode(packet):
                 if frame.is_corrupt:

@@ -47,6 +47,11 @@ class LogMel(nn.Module):
         self.window = round(config.sampling_rate * config.mel_window_ms / 1000)
         self.hop = round(config.sampling_rate * config.mel_hop_ms / 1000)
 
+    @property
+    def rate(self) -> float:
+        """Feature steps per second."""
+        return self.config.sampling_rate / self.hop / self.config.frames_per_step
+
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
@@ -91,6 +96,11 @@ class PixelGrid(nn.Module):
     def __init__(self, config: MediaEncoderConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def rate(self) -> float:
+        """Feature steps per second."""
+        return float(self.config.frame_rate)
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -149,6 +159,14 @@ class AudioBackbone(nn.Module):
             )
         if self.takes_mel and config.sampling_rate != _WHISPER_RATE:
             raise ValueError(f"`sampling_rate` is {config.sampling_rate} but this backbone needs {_WHISPER_RATE}.")
+
+    @property
+    def rate(self) -> float | None:
+        """Feature steps per second; `None` where the encoder does not state its strides."""
+        if not self.takes_mel and self.strides is None:
+            return None
+        step = 2 * _WHISPER_HOP if self.strides is None else self.strides.step  # samples
+        return self.config.sampling_rate / step / self.config.frames_per_step
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -284,6 +302,11 @@ class ImageBackbone(nn.Module):
         self.backbone = cast(Any, config.video_config)
         self.width = config.video_feature_size or 0
         self.encoder = AutoModel.from_config(self.backbone)
+
+    @property
+    def rate(self) -> float | None:
+        """Feature steps per second; `None` where a step is not a frame."""
+        return None if self.config.video_pooling in ("tokens", "spatiotemporal") else float(self.config.frame_rate)
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """

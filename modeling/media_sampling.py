@@ -9,6 +9,7 @@ import numpy as np
 _EPSILON = 1e-6  # seconds; far below a time base tick, above the rounding of times kept as floats
 _JITTER = 0.1  # seconds; smaller deviations of sound timestamps are rounding of the container (1 ms in Matroska)
 _LONGEST_GAP = 600.0  # seconds of silence filled in for a gap of the timestamps; more is a damaged file
+_BLOCK = 8192  # samples that are mixed down and resampled together; 0.2 s of sound
 
 # Weights of a mono mix after ITU-R BS.775: front left/right 0.71, centre 1, surround 0.5, no low-frequency channel.
 _CHANNEL_WEIGHTS = {"FC": 1.0, "FL": 2**-0.5, "FR": 2**-0.5, "LFE": 0.0, "LFE2": 0.0}
@@ -62,7 +63,9 @@ class SoundSink:
         self.seen = False  # whether a first block has set the cursor
         self.rate = 0  # of the samples pushed so far; 0 before the first
         self.cursor = 0  # where the last block ended, in samples after the window's start (negative before it)
-        self.written = 0  # samples pushed
+        self.written = 0  # samples taken
+        self.waiting: Any = None  # `av.AudioFifo` of blocks of one kind: mixing hundreds of small ones takes longer
+        self.kind: tuple[Any, ...] = ()
         self.buffer = bytearray()  # grows in place: joining a list of blocks would need twice the memory
 
     def add(self, frame: Any) -> None:
@@ -83,9 +86,31 @@ class SoundSink:
         if kept <= 0:
             return
         self._fill(index + skipped - self.written)
-        self._push(_mono(frame)[skipped : skipped + int(kept)])
+        self.written += int(kept)
+        if kept == frame.samples:
+            self._wait(frame)
+        else:
+            self._drain()
+            self._push(_mono(frame)[skipped : skipped + int(kept)])
+
+    def _wait(self, frame: Any) -> None:
+        """Keep a block until there are enough of them."""
+        kind = frame.format.name, frame.layout.name, frame.layout.nb_channels
+        if kind != self.kind:
+            self._drain()
+            self.waiting, self.kind = require_av().AudioFifo(), kind
+        frame.pts = None  # where it belongs is known; rounded times would not follow each other
+        self.waiting.write(frame)
+        if self.waiting.samples >= _BLOCK:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self.waiting is not None and self.waiting.samples:
+            self._push(_mono(self.waiting.read()))
 
     def _change_rate(self, rate: int) -> None:
+        self._drain()
+        self.waiting, self.kind = None, ()
         if self.rate:  # the decoder may learn the true rate late (HE-AAC): positions are kept in time
             self._store(self.resampler.flush())
             self.cursor, self.written = (round(x * rate / self.rate) for x in (self.cursor, self.written))
@@ -96,12 +121,14 @@ class SoundSink:
         if gap > _LONGEST_GAP * self.rate:
             seconds = gap / self.rate
             raise DecodingError(f"{self.name} is damaged: its sound times jump by {seconds:.0f} s. Convert it again.")
+        if gap > 0:
+            self._drain()
         while gap > 0:
+            self.written += min(gap, self.rate)
             self._push(np.zeros(min(gap, self.rate), np.float32))
             gap -= self.rate
 
     def _push(self, samples: np.ndarray) -> None:
-        self.written += len(samples)
         self._store(self.resampler.push(samples))
 
     def _store(self, samples: np.ndarray) -> None:
@@ -109,6 +136,7 @@ class SoundSink:
 
     def flush(self) -> None:
         """The stream has ended: store what is still held back."""
+        self._drain()
         if self.written:
             self._store(self.resampler.flush())
 
@@ -141,7 +169,7 @@ class PictureSink:
         elif self.shown is not None:
             self._emit_once()
         self.shown, self.shown_from = frame, time
-        duration = float(frame.duration * frame.time_base) if frame.duration else 1 / self.native_rate
+        duration = frame.duration * float(frame.time_base) if frame.duration else 1 / self.native_rate
         self.shown_until = time + duration
         if time >= self.request.end:
             self.done = True

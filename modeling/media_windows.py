@@ -17,7 +17,7 @@ from .processing_media import MediaSettings, _frames, _is_source, _same_source, 
 
 T = TypeVar("T")
 
-_TAIL = 0.1  # of a window: a shorter rest joins the last window instead of becoming one of its own
+TAIL = 0.1  # of a window: a shorter rest joins the last window instead of becoming one of its own
 
 
 @dataclass
@@ -292,7 +292,7 @@ def _windows(
 ) -> Iterator[Window]:
     begin, number = 0.0, 0
     while True:
-        look = begin + seconds * (1 + _TAIL)
+        look = begin + seconds * (1 + TAIL)
         for track in tracks.values():
             track.read_past(look)
         longest = max((track.count / track.rate for track in tracks.values()), default=0.0)

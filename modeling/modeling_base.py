@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .configuration_media_encoder import MediaEncoderConfig
 from .layers import ReluLinear
@@ -21,6 +22,8 @@ from .pipelines import custom_pipelines
 from .processing_media import MediaSettings
 from .sequence_alignment import LogitScale
 from .text_backbone import load_text_backbone
+
+logger = logging.get_logger(__name__)
 
 
 class MMIntentPreTrainedModel(PreTrainedModel):
@@ -275,9 +278,36 @@ class MMIntentPreTrainedModel(PreTrainedModel):
         found: dict[str, Tensor] = {}
         for name in ("audio", "video"):
             if out.get(f"{name}_features") is not None:
+                self._warn_if_cut(name, out[f"{name}_features"].shape[1])
                 pair = self._as_trained(name, out[f"{name}_features"], out[f"{name}_attention_mask"])
                 found[f"{name}_features"], found[f"{name}_attention_mask"] = pair
         return found
+
+    def seconds_read(self, modalities: Sequence[str] = ("audio", "video")) -> float | None:
+        """
+        How much of a recording reaches the model: training cut features after `config.media_max_lengths` steps, and what is
+        made inside is cut alike.
+
+        Args:
+            modalities: Those that count; the one that is cut first decides.
+
+        Returns:
+            Seconds, or `None` where nothing is cut, or not after a fixed time.
+        """
+        if self.config.encoder_config is None:
+            return None
+        encoder, lengths = self.backbone_owner().media_encoder, self.config.media_max_lengths or {}
+        rates = {name: encoder.feature_rate(name) for name in modalities if name in ("audio", "video")}
+        limits = [lengths[name] / rate for name, rate in rates.items() if rate and lengths.get(name)]
+        return min(limits, default=None)
+
+    def _warn_if_cut(self, name: str, steps: int) -> None:
+        seconds = self.seconds_read([name])
+        if seconds is not None and steps > self.config.media_max_lengths[name]:
+            logger.warning(
+                f"the {name} of this recording has {steps} steps, of which this checkpoint reads the first "
+                f"{self.config.media_max_lengths[name]} ({seconds:.3g} s): label longer ones with a pipeline, window by window."
+            )
 
     def _as_trained(self, name: str, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Features made inside, cut and standardised like the extracted ones of training."""

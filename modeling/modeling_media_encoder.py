@@ -239,6 +239,16 @@ class MediaEncoderModel(PreTrainedModel):
             features, valid = front_end(values, mask.bool())
         return features, valid.long()
 
+    def feature_rate(self, name: str) -> float | None:
+        """
+        Feature steps per second of "audio" or "video"; `None` without such a front end, and where steps do not follow each
+        other at a fixed rate.
+        """
+        front_end = self.audio_front_end if name == "audio" else self.video_front_end
+        if front_end is None or (name == "video" and self.config.num_frames is not None):
+            return None
+        return front_end.rate
+
     @torch.no_grad()
     def num_places(self) -> int:
         """P, tokens that stand for places of the picture with `video_pooling="spatiotemporal"`: what a black frame gives."""

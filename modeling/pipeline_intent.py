@@ -13,7 +13,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .calibration import label_probabilities
-from .media_windows import Window, read_windows, run_ahead
+from .media_windows import TAIL, Window, read_windows, run_ahead
 from .out_of_scope import OutOfScope
 from .pipeline_inputs import Sample, as_sample, is_single, local_media
 from .processing_media import MediaSettings
@@ -76,8 +76,8 @@ class IntentRecognitionPipeline(Pipeline):
         batch_size (`int`): Windows per call of the model; 1 when not given. Does not change the answers.
         num_workers (`int`): 0 decodes in the calling thread, anything else in one that runs ahead (the default).
         top_k (`int`, *optional*): Length of the rankings; all labels by default.
-        window_seconds (`float`, seconds, *optional*): Length of a window; by default the checkpoint's
-            `max_clip_seconds`, or 10.
+        window_seconds (`float`, seconds, *optional*): Length of a window; by default what the checkpoint reads of
+            a sample (`max_clip_seconds`, `media_max_lengths`), 10 at most where it does not say the first.
         stride_seconds (`float`, seconds, *optional*): From window to window; half a window by default.
         modalities (list of `str`, *optional*): Use only these; by default all that the checkpoint has.
 
@@ -222,7 +222,7 @@ class IntentRecognitionPipeline(Pipeline):
                     f"{processor.feature_sizes}: pass `<modality>_features`, or train with a media encoder."
                 )
             settings = MediaSettings(**processor.media)
-            seconds = window_seconds or settings.max_clip_seconds or _WINDOW
+            seconds = window_seconds or self._window_seconds(kept)
             part = settings, seconds, stride_seconds, sample.start, sample.end
             for window in read_windows(media.get("audio"), media.get("video"), *part):
                 yield Part(sample, window, text, False, 0)
@@ -282,6 +282,12 @@ class IntentRecognitionPipeline(Pipeline):
     def _columns(self) -> tuple[str, ...]:
         """Keys of an input that go to the processor as they are."""
         return tuple(self.processor.extra_columns)
+
+    def _window_seconds(self, kept: Sequence[str]) -> float:
+        """Length of a window of which the model reads everything, the rest that may join the last one included."""
+        longest = MediaSettings(**self.processor.media).max_clip_seconds or _WINDOW
+        read = self.model.seconds_read(kept)
+        return longest if read is None else min(longest, read / (1 + TAIL))
 
     def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
         """Words of a window that has none; its sound is given back when the model is not to hear it."""
@@ -352,6 +358,11 @@ class IntentRecognitionPipeline(Pipeline):
             notes.append("the words come from speech recognition and may be wrong.")
         elif "text" in used and len(parts) > 1:
             notes.append("the words given are taken for every window.")
+        read = self.model.seconds_read([name for name in used if f"{name}_features" not in parts[0].sample.features])
+        if read is not None and any(part.window.end - part.window.start > read + 1e-3 for part in parts):
+            notes.append(
+                f"the model reads the first {read:.3g} s of a window only: set `window_seconds` to that or less."
+            )
         media = {"audio": "sound", "video": "pictures"}
         for name, what in media.items():
             asked = getattr(parts[0].sample, name) is not None and name in kept

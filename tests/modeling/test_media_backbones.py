@@ -212,6 +212,24 @@ def test_frames_spread_over_the_clip():
     assert MediaSettings.from_config(config).to_dict()["num_frames"] == 4
 
 
+def test_rates_of_features():
+    """Steps per second: of formulas, of an encoder's strides, of Whisper; unknown where steps do not follow the time."""
+    plain = MediaEncoderModel(MediaEncoderConfig(frame_rate=5.0, frames_per_step=2))
+    assert plain.feature_rate("audio") == 25.0 and plain.feature_rate("video") == 5.0
+    waves = speech_encoder({"model_type": "wav2vec2", **SPEECH})
+    second = {"input_values": torch.zeros(1, 16000)}
+    steps = waves(**second).audio_features.shape[1]
+    assert waves.feature_rate("audio") == pytest.approx(steps, rel=0.1) and waves.feature_rate("video") is None
+    whisper = speech_encoder({"model_type": "whisper", **WHISPER})
+    assert whisper.feature_rate("audio") == 50.0 == whisper(**second).audio_features.shape[1]
+    adapted = speech_encoder({"model_type": "wav2vec2", **SPEECH, "add_adapter": True})
+    assert adapted.feature_rate("audio") is None
+    tower = AutoConfig.for_model("clip_vision_model", **TOWER)
+    assert image_encoder(tower, video_pooling="mean").feature_rate("video") == 8.0
+    assert image_encoder(tower, video_pooling="tokens").feature_rate("video") is None
+    assert image_encoder(tower, video_pooling="mean", num_frames=4).feature_rate("video") is None
+
+
 # ---- types -----------------------------------------------------------------------------------------------------------
 
 

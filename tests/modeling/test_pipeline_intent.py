@@ -19,9 +19,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import pipeline
 
 from hf_mmintent.modeling.media_decoding import MediaError, decode_clip
-from hf_mmintent.modeling.media_windows import read_windows
 from hf_mmintent.modeling.pipeline_intent import IntentRecognitionPipeline, run_ahead
-from hf_mmintent.modeling.processing_media import MediaSettings
 from hf_mmintent.prediction import predict_one
 
 from .media_files import rotate_mp4, write_media
@@ -325,83 +323,6 @@ def test_damaged_recordings_are_one_clear_error(
     with pytest.raises(MediaError) as caught:
         pipe([clips / "whole.mp4", path, clips / "whole.mp4"], batch_size=2)
     assert "input 1 of the pipeline" in "".join(caught.value.__notes__)
-
-
-# ---- windows --------------------------------------------------------------------------------------------------------
-
-
-def test_windows_cover_the_recording(pipe: IntentRecognitionPipeline, clips: Path) -> None:
-    answer = pipe(clips / "long.mp4", window_seconds=2.0)
-    windows = answer["windows"]
-    assert [window["start"] for window in windows] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert [window["end"] for window in windows[:-1]] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    assert windows[-1]["end"] == pytest.approx(7.3, abs=0.1)
-    for window in windows:
-        part = {"clip": clips / "long.mp4", "start_time": window["start"], "end_time": window["end"]}
-        alone = pipe(part)
-        assert len(alone["windows"]) == 1
-        found = {entry["label"]: entry["score"] for entry in window["ranking"]}
-        assert found == pytest.approx(scores(alone), abs=2e-3)  # the resampler starts at the cut there
-    means = {name: np.mean([dict_of(w)[name] for w in windows]) for name in scores(answer)}
-    assert scores(answer) == pytest.approx(means, abs=1e-6)
-    apart = pipe(clips / "long.mp4", window_seconds=2.0, stride_seconds=2.0)["windows"]
-    assert [window["start"] for window in apart] == [0.0, 2.0, 4.0, 6.0]
-    assert len(pipe(clips / "long.mp4")["windows"]) == 1
-
-
-def dict_of(window: dict[str, Any]) -> dict[str, float]:
-    return {entry["label"]: entry["score"] for entry in window["ranking"]}
-
-
-def test_a_long_recording_is_not_held_in_memory(
-    pipe: IntentRecognitionPipeline, clips: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows that are answered give their arrays back before the whole recording is."""
-    expected, forward, held = pipe(clips / "long.mp4", window_seconds=1.0), pipe.forward, []
-    parts: list[Any] = []
-    collate = pipe._collate
-
-    def note(batch: Any, modalities: Any) -> Any:
-        parts.extend(batch)
-        return collate(batch, modalities)
-
-    def count(*args: Any, **settings: Any) -> Any:
-        held.append(sum(part.window.audio is not None or part.window.frames is not None for part in parts))
-        return forward(*args, **settings)
-
-    monkeypatch.setattr(pipe, "_collate", note)
-    monkeypatch.setattr(pipe, "forward", count)
-    answer = pipe(clips / "long.mp4", window_seconds=1.0)
-    assert len(held) == len(answer["windows"]) > 10 and max(held) == 1
-    assert all(part.window.audio is None and part.window.frames is None for part in parts)
-    assert [window["used"] for window in answer["windows"]] == [window["used"] for window in expected["windows"]]
-    assert answer["used"] == ["video", "audio"]
-
-
-def test_windows_hold_the_values_of_the_whole(clips: Path) -> None:
-    """Nothing is lost, doubled or shifted between windows, whatever their length."""
-    settings = MediaSettings(image_size=24)
-    whole = decode_clip(clips / "long.mp4", size=24)
-    for seconds, stride in ((1.0, 1.0), (2.0, 0.5), (1.3, 0.7), (7.0, 7.0), (100.0, 3.0)):
-        windows = list(read_windows(clips / "long.mp4", clips / "long.mp4", settings, seconds, stride))
-        assert [window.last for window in windows] == [False] * (len(windows) - 1) + [True]
-        for window in windows:
-            first = round(window.start * 16000)
-            np.testing.assert_array_equal(window.audio, whole.audio[first : first + len(window.audio)])
-            first = round(window.start * 8)
-            np.testing.assert_array_equal(window.frames, whole.frames[first : first + len(window.frames)])
-        covered = np.zeros(len(whole.audio), bool)
-        for window in windows:
-            covered[round(window.start * 16000) : round(window.start * 16000) + len(window.audio)] = True
-        assert covered.all()
-
-
-def test_sound_that_ends_before_the_pictures(pipe: IntentRecognitionPipeline, clips: Path) -> None:
-    sample = {"video": clips / "long.mp4", "audio": clips / "whole.mp4"}
-    answer = pipe(sample, window_seconds=2.0)
-    used = [window["used"] for window in answer["windows"]]
-    assert used[0] == ["audio", "video"] and used[2:] == [["video"]] * 5  # a coder's last block may reach past 1 s
-    assert answer["used"] == ["video", "audio"]
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
