@@ -5,7 +5,7 @@
     python examples/benchmark.py mvcl_daf --threads 1 --clock cpu        # on a machine that others use
     python examples/benchmark.py clcr --shapes mosi --growth --parts intra summaries inter identifiability
     python examples/benchmark.py cat_mod --shapes clip_grid --set share_cross_kv=true prune_scope=ca+ffn
-    python examples/benchmark.py media runs/quickstart/seed_0/final         # from clips to labels, see benchmark_media.py
+    python examples/benchmark.py media runs/quickstart/seed_0/final         # from clips to labels; see `media --help`
     python examples/benchmark.py xmei_qwen --shapes mini --language_model 135m --threads 1 --clock cpu
 
 The model is built with random weights at the widths of the shape; its batches are synthetic rows through its own
@@ -76,6 +76,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["media"]:
-        media.main(sys.argv[2:], "Clips per second from files to labels; more in examples/benchmark_media.py.")
+        media.main(sys.argv[2:])
     else:
         main()

@@ -113,13 +113,6 @@ def test_the_next_group_is_decoded_while_one_is_computed(
 
 
 @pytest.mark.slow
-def test_batching_is_not_slower_than_one_by_one(pipe: IntentRecognitionPipeline, clips: list[Path]) -> None:
-    rates = [benchmark_media(pipe, clips * 2, (1, 4, 8), clock="cpu").clips_per_second for _ in range(3)]
-    best = {size: max(rate[size] for rate in rates) for size in rates[0]}
-    assert best[4] > 0.95 * best[1] and best[8] > 0.95 * best[1], best
-
-
-@pytest.mark.slow
 def test_the_script(checkpoint: Path, clips: list[Path], root: Path, tmp_path: Path) -> None:
     script = [sys.executable, "examples/benchmark.py", "media", str(checkpoint), "--batch_sizes", "1", "2"]
     script += ["--repeats", "1"]
