@@ -24,6 +24,19 @@ from .configuration_clcr import ClcrConfig
 from .layers import Attention, KeyMask, eager_attention, key_mask, values_are_at_hand
 
 
+class UnitDiagonal(nn.Module):
+    """
+    Ones on the diagonal of the free matrix of a Householder map, whatever an optimiser made of the entries there.
+
+    Its vectors have a 1 there that is not stored, and torch scales the columns of Q by the whole part of what is: weight decay
+    takes a 1 to 0.999…, and every row of the basis to 0. The sign of a row spans nothing else, so none is stored.
+    """
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        """(rows, columns) -> the same with ones on its diagonal."""
+        return matrix.masked_fill(torch.eye(*matrix.shape, dtype=torch.bool, device=matrix.device), 1.0)
+
+
 class OrthogonalBasis(Float32Module):
     """
     One matrix Q with d_s + d_p orthonormal rows, Eq. (1): the first d_s are U_sᵀ, the others U_pᵀ.
@@ -34,10 +47,11 @@ class OrthogonalBasis(Float32Module):
 
     def __init__(self, hidden_size: int, rows: int, basis_map: str) -> None:
         super().__init__()
+        basis = nn.Linear(hidden_size, rows, bias=False)
+        if basis_map == "householder":
+            parametrize.register_parametrization(basis, "weight", UnitDiagonal(), unsafe=True)
         # With use_trivialization=True, torch's default, a saved checkpoint does not load again.
-        self.basis = parametrizations.orthogonal(
-            nn.Linear(hidden_size, rows, bias=False), orthogonal_map=basis_map, use_trivialization=False
-        )
+        self.basis = parametrizations.orthogonal(basis, orthogonal_map=basis_map, use_trivialization=False)
 
     def forward(self) -> Tensor:
         """Q (d_s + d_p, d) in float32; computed anew at every call, so once per forward pass."""
@@ -52,9 +66,10 @@ def reset_parametrization(module: parametrize.ParametrizationList) -> None:
         init.copy_(module.original0, torch.linalg.vector_norm(module.original1, dim=(1, 2), keepdim=True))
         return
     matrix = torch.empty_like(module.original)
-    # Householder vectors must come from an orthonormal matrix; the other maps take any values, here small angles.
-    if module[0].orthogonal_map.name == "householder":
-        init.copy_(module.original, module[0].right_inverse(nn.init.orthogonal_(matrix)))
+    orthogonal = module[-1]
+    # Householder vectors are those of an orthonormal matrix; the other maps take any values, here small angles.
+    if orthogonal.orthogonal_map.name == "householder":
+        init.copy_(module.original, orthogonal.right_inverse(nn.init.orthogonal_(matrix)))
     else:
         init.normal_(module.original, std=matrix.shape[-1] ** -0.5)
 

@@ -38,7 +38,7 @@ def test_bases_stay_orthonormal(basis_map: str, rows: int, tmp_path: Path) -> No
     overrides = {"basis_map": basis_map, "shared_size": 6, "private_size": rows - 6}
     model = TESTER.model(**overrides).train()
     basis = model.model.intra[0].basis
-    optimizer = torch.optim.SGD(basis.parameters(), lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD(basis.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-2)
     target, start = torch.randn(rows, 16), basis().detach()
     for _ in range(100):
         optimizer.zero_grad()
