@@ -45,7 +45,9 @@ def project_to_budget(gates: Tensor, budget: Tensor, mask: Tensor) -> Tensor:
     thresholds = (ordered.cumsum(-1) - budget[:, None]) / count  # t_k = (c_k − B) / k
     support = (ordered > thresholds).sum(-1, keepdim=True)  # #{k: g_(k) > t_k}
     tau = thresholds.gather(-1, (support - 1).clamp(min=0)).clamp(min=0.0)
-    return (gates - tau).clamp(min=0.0).masked_fill(~mask, 0.0)
+    # A mean of equal gates may come out below them by rounding: nothing is given away where there is no budget at all.
+    closed = ~mask | (budget <= 0)[:, None]
+    return (gates - tau).clamp(min=0.0).masked_fill(closed, 0.0)
 
 
 class TokenBudget(Float32Module):
@@ -61,7 +63,8 @@ class TokenBudget(Float32Module):
 
     def __init__(self, scale: float, threshold: float, share: float | None, learnable: bool) -> None:
         super().__init__()
-        self.start = {"scale": math.log(math.expm1(scale)), "threshold": float(threshold)}
+        # log(eˢ − 1), written so that large s does not overflow
+        self.start = {"scale": scale + math.log(-math.expm1(-scale)), "threshold": float(threshold)}
         self.scale = nn.Parameter(torch.full((1,), self.start["scale"]))  # a
         self.threshold = nn.Parameter(torch.full((1,), self.start["threshold"]))  # θ
         self.share = None

@@ -14,7 +14,7 @@ from transformers import initialization as init
 
 from .configuration_clcr import ClcrConfig
 from .decorrelation import whitened_correlation
-from .losses import gather_rows
+from .losses import gather_rows, without_autocast
 from .shared_exchange import LevelStreams
 
 
@@ -185,7 +185,8 @@ class InterLevelLoss(nn.Module):
             return {}
         shared, private = summaries.shared.float(), summaries.private.float()
         if self.reduction is not None:
-            shared, private = self.reduction(shared), self.reduction(private)
+            with without_autocast(shared):
+                shared, private = self.reduction(shared), self.reduction(private)
         below = list(itertools.combinations(range(levels), 2))  # i < j
         # i = j is left out of R_sp: Eq. (7) already separates the two streams of one level.
         unequal = [(i, j) for i in range(levels) for j in range(levels) if i != j]

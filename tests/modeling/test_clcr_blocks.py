@@ -46,6 +46,16 @@ def test_projection_worked_by_hand() -> None:
     assert project_to_budget(gates, torch.tensor([0.0]), mask).abs().sum() == 0
 
 
+@pytest.mark.parametrize("gate", [0.1, 0.3, 0.9999])
+def test_no_budget_gives_nothing_to_equal_gates(gate: float) -> None:
+    """340 times 0.9999, summed and divided again, is below 0.9999 in float32: the difference is not evidence."""
+    for length in (7, 100, 340):
+        weights = project_to_budget(
+            torch.full((1, length), gate), torch.zeros(1), torch.ones(1, length, dtype=torch.bool)
+        )
+        assert (weights == 0).all(), length
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_projection_equals_bisection(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -98,6 +108,9 @@ def test_gates_worked_by_hand() -> None:
     expected = [1 / (1 + math.exp(-2 * (value - 1))) for value in strength]
     torch.testing.assert_close(gates[0], torch.tensor(expected))
     assert budget.fraction(2.0).item() == pytest.approx(0.5)
+    steep = TokenBudget(scale=1000.0, threshold=1.0, share=0.25, learnable=True)
+    assert torch.nn.functional.softplus(steep.scale).item() == pytest.approx(1000.0)
+    assert torch.nn.functional.softplus(budget.scale).item() == pytest.approx(2.0)
 
 
 # ---- Eq. (6), (7): statistics ------------------------------------------------------------------------------------
@@ -274,6 +287,17 @@ def test_inter_terms_equal_a_loop() -> None:
                 sp = sp + whitened_correlation(given.shared[:, m, i], given.private[:, m, j], rows)
     torch.testing.assert_close(found["inter_pp"], pp)
     torch.testing.assert_close(found["inter_sp"], sp)
+
+
+def test_inter_terms_are_float32_inside_autocast() -> None:
+    """Summaries that are the same give statistics that are the same: they are not rounded to bfloat16 on the way."""
+    inter, given = aggregation_case(inter_stat_rank=4)
+    out = inter(given)
+    expected = inter.regularizer(given, out)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = inter.regularizer(given, out)
+    for name, term in expected.items():
+        assert torch.equal(found[name], term), name
 
 
 def test_selection_penalty_does_not_move_anchors() -> None:
