@@ -41,7 +41,11 @@ def segment_means(states: Tensor, mask: Tensor, segments: int) -> Tensor:
 
 
 class IdentifiabilityLoss(nn.Module):
-    """Eq. (7): Σ_l [ Σ_{m<n} ‖C(P_m, P_n)‖² + γ Σ_m ‖C(P_m, S̃_m)‖² ] over segments of all samples."""
+    """
+    Eq. (7): L_intra = Σ_l [ Σ_{m<n} ‖C(P_m, P_n)‖² + γ Σ_m ‖C(P_m, S̃_m)‖² ] over segments of all samples.
+
+    The streams of Eq. (5), S̃_m = (z̃_t) and P_m = (π_t), are stacked as rows.
+    """
 
     def __init__(self, config: ClcrConfig) -> None:
         super().__init__()
@@ -72,7 +76,7 @@ def whitened_correlation(
     first: Tensor, second: Tensor, weight: Tensor, eps: float = 1e-3, solver: str = "cholesky"
 ) -> Tensor:
     """
-    `‖C(X, Y)‖²_F / min(r_X, r_Y)` with `C = Σ_XX^{-1/2} Σ_XY Σ_YY^{-1/2}`, between 0 and 1.
+    Eq. (6): `‖C(X, Y)‖²_F / min(r_X, r_Y)` with `C = Σ_XX^{-1/2} Σ_XY Σ_YY^{-1/2}`, between 0 and 1.
 
     The norm is `tr(Σ_X⁻¹ Σ_XY Σ_Y⁻¹ Σ_YX)`: two triangular solves give it without any decomposition.
 

@@ -189,11 +189,12 @@ class IntraLevelExchange(nn.Module):
             # The gate multiplies receiving tokens: "how much external evidence each token absorbs". Nothing without source.
             weights = weights * keys.present[:, None]
             streams.received[name] = Received(rows, weights, states)
+            # Eq. (4): z̃ = z + w ∘ [MHA(z, [z_n]) W_O], in means over tokens
             streams.shared[name] = streams.shared[name] + evidence(self.exchange, pools[name], streams.received[name])
         return streams
 
     def _pool(self, tokens: dict[str, tuple[Tensor, Tensor]], pools: dict[str, Tensor], streams: LevelStreams) -> None:
-        """Pooled z = U_sᵀ h and π = U_pᵀ h in float32, Eq. (2)."""
+        """Pooled z = U_sᵀ h and π = U_pᵀ h in float32, Eq. (2): s = U_s z, p = U_p π, and h = s + p if d_s + d_p = d."""
         sizes = [self.config.shared_width, self.config.private_width]
         for name, (states, _) in tokens.items():
             with torch.autocast(states.device.type, enabled=False):
