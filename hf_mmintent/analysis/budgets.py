@@ -73,11 +73,12 @@ def learned_budgets(subject: Subject) -> list[float]:
 
 
 def frozen_budgets(settings: RunConfig, budgets: list[float], scale: float | None) -> RunConfig:
-    """Settings of (b): budgets frozen at κ times the learned ones; `None` is the dense variant."""
+    """Settings of (b): budgets frozen at κ times the learned ones, as (a) scales them; `None` is the dense variant."""
     settings = copy.deepcopy(settings)
     if scale is None:
         settings.config["use_budget_projection"] = False
     else:
+        scale *= settings.config.get("budget_scale", 1.0)  # what the learned ones were trained with
         settings.config.update(budget_init=list(budgets), budget_learnable=False, budget_scale=scale)
     return settings
 

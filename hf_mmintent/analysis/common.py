@@ -139,10 +139,19 @@ def outputs(
 
 
 def gather(found: Iterator[Any], *names: str) -> dict[str, np.ndarray]:
-    """The named tensors of all batches, joined along the samples."""
+    """
+    The named tensors of all batches, joined along the samples.
+
+    Raises:
+        ValueError: the model gives no such output, at all or with its settings.
+    """
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for out in found:
         for name in names:
+            if name not in out:
+                raise ValueError(
+                    f"this analysis looks at `{name}`, which {type(out).__name__} of this checkpoint lacks; it has {list(out)}."
+                )
             parts[name].append(out[name].float().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 

@@ -15,7 +15,7 @@ import yaml
 
 from hf_mmintent.analysis import ANALYSES, analysis
 from hf_mmintent.analysis.budgets import frozen_budgets, learned_budgets, scaled
-from hf_mmintent.analysis.common import Subject
+from hf_mmintent.analysis.common import Subject, gather
 from hf_mmintent.analysis.levels import level_figures, representative
 from hf_mmintent.analysis.noise import noise_curve
 from hf_mmintent.analysis.perturbations import deviations
@@ -23,6 +23,7 @@ from hf_mmintent.analysis.sensitivity import with_value
 from hf_mmintent.analysis.tsne import neighbour_agreement, project
 from hf_mmintent.data.loading import load
 from hf_mmintent.evaluation import evaluate, open_checkpoint
+from hf_mmintent.modeling.modeling_clcr import ClcrOutput
 from hf_mmintent.training import RunConfig, train_run
 from tests.hf_mmintent.test_diagnostics import CONFIG
 from tests.hf_mmintent.training_cases import settings
@@ -106,6 +107,16 @@ def test_frozen_budgets_are_the_learned_ones(subject: Subject, values: dict[str,
     assert frozen["budget_init"] == budgets and frozen["budget_scale"] == 0.5 and not frozen["budget_learnable"]
     assert not frozen_budgets(run, budgets, None).config["use_budget_projection"]
     assert "budget_init" not in run.config
+    doubled = RunConfig.from_dict({**values, "config": {**values["config"], "budget_scale": 2.0}})
+    assert frozen_budgets(doubled, budgets, 0.5).config["budget_scale"] == 1.0
+
+
+def test_an_output_that_a_checkpoint_lacks_is_named() -> None:
+    """Such as the participation of a model without IntraCED."""
+    outputs = [ClcrOutput(logits=torch.zeros(2, 3))]
+    assert gather(iter(outputs), "logits")["logits"].shape == (2, 3)
+    with pytest.raises(ValueError, match=r"`participation`, which ClcrOutput .* it has \['logits'\]"):
+        gather(iter(outputs), "logits", "participation")
 
 
 def test_neighbours_agree_where_labels_cluster() -> None:
