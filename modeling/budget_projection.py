@@ -40,6 +40,7 @@ def project_to_budget(gates: Tensor, budget: Tensor, mask: Tensor) -> Tensor:
     Returns:
         w (B, T), 0 on padding.
     """
+    # Eq. (3), solved exactly
     ordered = gates.masked_fill(~mask, _BELOW_EVERY_GATE).sort(-1, descending=True).values  # g_(1) ≥ g_(2) ≥ …
     count = torch.arange(1, gates.shape[1] + 1, device=gates.device, dtype=gates.dtype)  # k
     thresholds = (ordered.cumsum(-1) - budget[:, None]) / count  # t_k = (c_k − B) / k
@@ -82,7 +83,7 @@ class TokenBudget(Float32Module):
 
     def gates(self, shared: Tensor, mask: Tensor) -> Tensor:
         """g_t = σ(softplus(a)·(e_t − θ)), e_t = ‖z_t‖/√d_s; `shared` z (B, T, d_s) -> (B, T) float32, 0 on padding."""
-        strength = torch.linalg.vector_norm(shared.float(), dim=-1) / math.sqrt(shared.shape[-1])
+        strength = torch.linalg.vector_norm(shared.float(), dim=-1) / math.sqrt(shared.shape[-1])  # e_t
         gates = torch.sigmoid(nn.functional.softplus(self.scale) * (strength - self.threshold))
         return gates.masked_fill(~mask, 0.0)
 

@@ -182,7 +182,7 @@ class ClcrConfig(MultimodalConfig):
             f"`budget_scale` ({self.budget_scale}) or lower `gate_threshold_init` ({self.gate_threshold_init})."
             for level in self.levels
         }
-        if self.use_budget_projection:
+        if self.use_budget_projection and self.budget_learnable:  # a frozen one that never binds misses nothing
             meanings |= {
                 f"budget_tight_{level}": f"the token budget of level {level!r} never binds, so it gets no gradient: lower "
                 f"`budget_init` ({self.budget_init}) or `budget_scale` ({self.budget_scale}), or set `budget_penalty` > 0."

@@ -133,7 +133,7 @@ class InterLevelAggregation(nn.Module):
 
     def forward(self, summaries: Summaries) -> Aggregated:
         """Eq. (8)–(11)."""
-        present = summaries.present.to(summaries.shared.dtype)  # (B, M)
+        present = summaries.present.to(summaries.shared.dtype)  # pres_m (B, M)
         there = present / present.sum(1, keepdim=True).clamp(min=1.0)
         anchors = None
         if self.level_scores is not None:
@@ -151,8 +151,8 @@ class InterLevelAggregation(nn.Module):
         if self.private_gate is not None:
             gates = self.private_gate(private).squeeze(-1).float().sigmoid() * gates  # Eq. (11)
         return Aggregated(
-            shared=torch.einsum("bm,bmd->bd", beta.to(shared.dtype), shared),  # z_s
-            private=torch.einsum("bm,bmd->bd", gates.to(private.dtype), private),  # z_p, not normalised
+            shared=torch.einsum("bm,bmd->bd", beta.to(shared.dtype), shared),  # z_s, Eq. (10)
+            private=torch.einsum("bm,bmd->bd", gates.to(private.dtype), private),  # z_p, Eq. (11), not normalised
             level_weights=alpha,
             modality_weights=beta,
             private_gates=gates,
@@ -169,7 +169,7 @@ class InterLevelAggregation(nn.Module):
 
 
 class InterLevelLoss(nn.Module):
-    """Eq. (12): R_pp, R_sp and R_sel."""
+    """Eq. (12): R_pp, R_sp and R_sel, which the model weighs with η into L_inter."""
 
     def __init__(self, config: ClcrConfig) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from .configuration_clcr import ClcrConfig
 from .decorrelation import IdentifiabilityLoss, segment_weights
 from .layers import Dropout
 from .level_aggregation import Aggregated, FixedProjection, InterLevelAggregation, LevelSummaries, Summaries
-from .losses import task_loss
+from .losses import task_loss, world_size
 from .modality_inputs import ModalityInput, as_bool_mask, check_batch_sizes, check_finite, feature_input
 from .modeling_base import MMIntentPreTrainedModel
 from .modeling_media_encoder import MediaEncoderModel
@@ -431,6 +431,8 @@ class ClcrModel(ClcrPreTrainedModel):
             )
         # What independent streams would score: E‖C‖²/r ≈ r/(n − 1).
         samples = summaries.present.float().sum(0).max()
+        if config.gather_across_processes:  # the other processes' share is not asked for: about as large
+            samples = samples * world_size()
         if self.identifiability is not None:
             rank = max(config.shared_width, config.private_width)
             found["intra_bias"] = rank / (samples * config.stat_segments - 1).clamp(min=1.0)
@@ -506,7 +508,8 @@ class ClcrForSequenceClassification(ClcrPreTrainedModel):
             config = self.config
             task = task_loss(logits, labels, config.problem_type, config.regression_loss, class_weight)
             terms = {"task": task, **out.regularizers}
-            loss = sum(self.loss_weights()[name] * term for name, term in terms.items())  # Eq. (13)
+            # Eq. (13): L = L_task + λ_intra L_intra + λ_inter L_inter, with L_inter of Eq. (12)
+            loss = sum(self.loss_weights()[name] * term for name, term in terms.items())
             terms = {name: term.detach() for name, term in terms.items()}
         return ClcrOutput(
             loss=loss,
@@ -518,6 +521,7 @@ class ClcrForSequenceClassification(ClcrPreTrainedModel):
     def loss_weights(self) -> dict[str, float]:
         """What each entry of `loss_terms` counts in `loss`, Eq. (12) and (13)."""
         config = self.config
+        # Eq. (12): L_inter = η₁ R_pp + η₂ R_sp + η₃ R_sel
         inter = [config.inter_loss_weight * weight for weight in config.inter_weights]  # λ_inter η
         return {
             "task": 1.0,

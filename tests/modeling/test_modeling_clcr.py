@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_mmintent.modeling import modeling_clcr
 from hf_mmintent.modeling.configuration_clcr import ClcrConfig
 from hf_mmintent.modeling.decorrelation import segment_weights
 from hf_mmintent.modeling.modality_inputs import ModalityInput
@@ -455,6 +456,7 @@ def test_figures_that_must_not_be_zero_are_those_the_model_has() -> None:
     for overrides, names in (
         ({}, {"participation", "budget_tight"}),
         ({"use_budget_projection": False}, {"participation"}),
+        ({"budget_learnable": False}, {"participation"}),  # a frozen budget waits for no gradient
         ({"use_intra_ced": False}, set()),
         ({"modalities": ("text",), "modality_configs": None}, set()),
     ):
@@ -464,7 +466,7 @@ def test_figures_that_must_not_be_zero_are_those_the_model_has() -> None:
     assert all(out.diagnostics[f"participation_{level}"] == 0 for level in ("shallow", "mid", "deep"))
 
 
-def test_diagnostics_are_the_figures_of_the_output() -> None:
+def test_diagnostics_are_the_figures_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Level weights and their entropy, participation, how often and at which share budgets bind, private gates."""
     budgets = {"shallow": 0.1, "mid": 0.5, "deep": 0.9}
     model, inputs = TESTER.model(budget_init=tuple(budgets.values())).train(), TESTER.inputs(training=True)
@@ -486,6 +488,11 @@ def test_diagnostics_are_the_figures_of_the_output() -> None:
         assert figures[f"private_gate_{name}"].item() == pytest.approx(gates.mean().item()) and gates.std() > 0
     assert figures["intra_bias"].item() == pytest.approx(8 / (4 * 8 - 1))
     assert figures["inter_bias"].item() == pytest.approx(4 / 3)
+    model.config.gather_across_processes = True  # three processes with as many rows
+    monkeypatch.setattr(modeling_clcr, "world_size", lambda: 3)
+    wide = model(**inputs).diagnostics
+    assert wide["intra_bias"].item() == pytest.approx(8 / (12 * 8 - 1))
+    assert wide["inter_bias"].item() == pytest.approx(4 / 11)
     del inputs["video_features"], inputs["video_attention_mask"]
     lacking = model(**inputs).diagnostics
     assert "private_gate_video" not in lacking and "private_gate_audio" in lacking
