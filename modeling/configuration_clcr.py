@@ -305,3 +305,14 @@ class ClcrConfig(MultimodalConfig):
             raise ValueError(
                 f"`whitening_eps` {self.whitening_eps} must be positive and `stat_segments` {self.stat_segments} at least 1."
             )
+        # The condition of a covariance of r columns is at most r/eps; beyond 1e6 its factor in float32 is noise or infinite.
+        rank = max(
+            self.shared_width,
+            self.private_width,
+            self.hidden_size if self.inter_stat_rank is None else self.inter_stat_rank,
+        )
+        if self.whitening_eps < 1e-6 * rank:
+            raise ValueError(
+                f"`whitening_eps` is {self.whitening_eps}: covariances of {rank} columns need at least {1e-6 * rank:g} in "
+                "float32; raise it, or lower `shared_size`, `private_size` or `inter_stat_rank`."
+            )

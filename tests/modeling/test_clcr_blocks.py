@@ -192,6 +192,18 @@ def test_gradients_are_finite_on_rank_deficient_rows(dtype: torch.dtype) -> None
     assert torch.isfinite(constant.grad).all()
 
 
+@pytest.mark.parametrize("size", [16, 256])
+def test_the_smallest_ridge_of_the_config_is_enough_for_float32(size: int) -> None:
+    """On rows of rank 3; a thousandth of it gives values of 1e9 and more, between 0 and 1 by definition."""
+    torch.manual_seed(0)
+    x, y = (torch.randn(512, 3) @ torch.randn(3, size) for _ in range(2))
+    x.requires_grad_()
+    found = whitened_correlation(x, y, torch.ones(512), 1e-6 * size)
+    found.backward()
+    expected = whitened_correlation(x.detach().double(), y.double(), torch.ones(512), 1e-6 * size)
+    assert found.item() == pytest.approx(expected.item(), abs=2e-3) and torch.isfinite(x.grad).all()
+
+
 def test_segments_equal_a_loop() -> None:
     lengths, segments = (1, 3, 8, 21, 0), 8
     states, mask = torch.randn(5, 21, 4), prefix_mask(*lengths)

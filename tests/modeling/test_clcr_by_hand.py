@@ -25,7 +25,7 @@ def small_config(**fields: Any) -> ClcrConfig:
             "hidden_size": 2,
             "exchange_heads": 1,
             "inter_stat_rank": None,
-            "whitening_eps": 1e-9,
+            "whitening_eps": 1e-5,
             **fields,
         }
     )

@@ -553,6 +553,7 @@ def test_a_hundred_steps_in_bf16(tmp_path: Path) -> None:
         ({"modality_configs": {"text": {"backbone": "tcn", "feature_size": 3}}}, "lexical"),
         ({"modality_configs": {"audio": {"backbone": "tcn", "feature_size": [1, 2, 3]}}}, "positive width"),
         ({"inter_stat_rank": 99}, "inter_stat_rank"),
+        ({"whitening_eps": 1e-6}, "16 columns need at least 1.6e-05"),
         ({"exchange_max_sources": 0}, "exchange_max_sources"),
         ({"tcn_dilations": (1, 2)}, "three"),
         ({"modalities": ("audio", "video")}, "no text"),
