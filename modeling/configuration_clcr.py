@@ -39,7 +39,8 @@ class ClcrConfig(MultimodalConfig):
             ahead of it: `center` (each sample's mean over time is taken away), `pictures` (rows that are pictures go through
             convolutions, `{"size": [C, H, W], "channels": …}`, or leave only their lowest frequencies, `{"size": …,
             "cosines": [rows, columns]}`; `"shift"` and `"mirror"` move them in training), `input_dropout`,
-            `input_projection` (the width of a linear layer); for `resnet18` fields of `ResNetConfig`.
+            `input_projection` (the width of a linear layer); for `resnet18` fields of `ResNetConfig`, and
+            `crop` (smallest and largest part of the area) and `mirror`, which training draws anew for every sample's frames.
         level_order (`dict[str, tuple[int, int, int]]`, *optional*):
             Which level of its backbone each modality shows as shallow, mid and deep; the identity when not given. Full Mix
             is `{"text": (1, 2, 0), "audio": (2, 0, 1), "video": (1, 2, 0)}`, Partial Mix

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_clcr import ClcrConfig
 from .layers import Dropout, clear_padding, masked_mean, sinusoidal_positions
 from .modality_inputs import ModalityInput
+from .picture_augmentation import random_crop, random_mirror
 from .text_backbone import run_text_backbone
 
 Level = tuple[Tensor, Tensor]  # tokens (B, T, D) and mask (B, T)
@@ -125,10 +127,7 @@ class PictureRows(nn.Module):
             pictures = torch.stack(
                 [wide[i, ..., top : top + height, left : left + breadth] for i, (top, left) in enumerate(places)]
             )
-        if self.mirror:
-            turned = (torch.rand(len(pictures)) < 0.5).to(pictures.device)
-            pictures = torch.where(turned[:, None, None, None, None], pictures.flip(-1), pictures)
-        return pictures
+        return random_mirror(pictures) if self.mirror else pictures
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, C·H·W) -> (B, T, output_size)."""
@@ -225,10 +224,25 @@ class ResNetLevels(nn.Module):
 
     Sequences (B, T, D), such as spectrograms, are one-channel pictures; frames (B, T, C, H, W) are pictures one by one,
     their tokens in order of time.
+
+    Args:
+        size: width of a sequence, or [channels, height, width] of frames.
+        overrides: fields of `ResNetConfig`; and `crop`, the smallest and largest part of the area that training shows of a
+            sample's frames, and `mirror`, whether it shows them mirrored half the time.
+        depth: how many of the stages are wanted.
     """
 
     def __init__(self, size: int | list[int], overrides: dict[str, Any], depth: int) -> None:
         super().__init__()
+        overrides = dict(overrides)
+        self.crop, self.mirror = overrides.pop("crop", None), overrides.pop("mirror", False)
+        if (self.crop is not None or self.mirror) and not isinstance(size, list):
+            raise ValueError(
+                f"`crop` is {self.crop} and `mirror` is {self.mirror} but `feature_size` is {size}: only frames, "
+                "[channels, height, width], can be cut and mirrored."
+            )
+        if self.crop is not None and not (len(self.crop) == 2 and 0 < self.crop[0] <= self.crop[1] <= 1):
+            raise ValueError(f"`crop` is {self.crop}: two parts of the area, 0 < smallest <= largest <= 1.")
         fields = {
             "num_channels": size[0] if isinstance(size, list) else 1,
             "layer_type": "basic",
@@ -249,6 +263,8 @@ class ResNetLevels(nn.Module):
 
     def forward(self, item: ModalityInput) -> list[Level]:
         images = item.states.dim() == 5
+        if self.training and images:
+            item = replace(item, states=self._augmented(item.states))
         valid = item.mask if images else item.present[:, None]  # (B, pictures)
         mask = valid.repeat_interleave(IMAGE_GRID**2, 1)
         tokens = [item.states.new_zeros(*valid.shape, IMAGE_GRID**2, width) for width in self.output_sizes]
@@ -256,6 +272,11 @@ class ResNetLevels(nn.Module):
             for level, made in enumerate(self._tokens(pictures)):
                 tokens[level] = tokens[level].to(made.dtype).index_put(where, made)
         return [(x.flatten(1, 2), mask) for x in tokens]
+
+    def _augmented(self, frames: Tensor) -> Tensor:
+        if self.crop is not None:
+            frames = random_crop(frames, self.crop)
+        return random_mirror(frames) if self.mirror else frames
 
     @staticmethod
     def _groups(item: ModalityInput, images: bool) -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from hf_mmintent.modeling.configuration_clcr import ClcrConfig
+from hf_mmintent.modeling.modality_inputs import ModalityInput
 from hf_mmintent.modeling.modeling_clcr import ClcrForSequenceClassification, ClcrModel
+from hf_mmintent.modeling.picture_augmentation import random_crop, random_mirror
 from hf_mmintent.modeling.picture_inputs import SpectrogramSettings, log_spectrogram, spread
 from hf_mmintent.modeling.processing_clcr import ClcrProcessor
 
@@ -173,3 +175,51 @@ def test_raw_clips_to_spectrograms_and_pictures(tmp_path: Path) -> None:
     assert torch.isfinite(run(model, dict(batch)).logits).all()
     with pytest.raises(ValueError, match=r"size 65 but `feature_sizes` says 33"):
         ClcrProcessor.from_config(model.config, spectrogram={"n_fft": 128})
+
+
+def test_training_crops_and_mirrors_all_frames_of_a_sample_alike() -> None:
+    """Pictures that are ramps tell what was cut: their ends how much of each side is seen, their direction the mirror."""
+    torch.manual_seed(1)
+    ramp = torch.linspace(0, 1, 32).expand(64, 3, 2, 32, 32)  # (B, T, C, H, W)
+    down = ramp.transpose(-1, -2)
+    torch.manual_seed(2)
+    across = random_crop(ramp, (0.25, 0.5))
+    torch.manual_seed(2)
+    along = random_crop(down, (0.25, 0.5))
+    assert across.shape == ramp.shape and across.dtype == ramp.dtype
+    assert torch.equal(across, across[:, :1, :1].expand_as(across))  # frames and channels alike
+    widths = across[:, 0, 0, 0, -1] - across[:, 0, 0, 0, 0]  # (B,), about the part of the width that is seen
+    heights = along[:, 0, 0, -1, 0] - along[:, 0, 0, 0, 0]
+    seen = widths * heights
+    assert 0.2 < seen.min() < 0.3 and 0.4 < seen.max() < 0.53 and len(set(seen.tolist())) > 30
+    stretch = (widths / heights).log()
+    assert stretch.abs().max() < math.log(4 / 3) + 0.1 and stretch.min() < -0.1 < 0.1 < stretch.max()
+    mirrored = random_mirror(ramp)
+    turned = mirrored[:, 0, 0, 0, 0] == 1.0
+    assert 16 < turned.sum() < 48
+    assert torch.equal(mirrored[turned], ramp[turned].flip(-1)) and torch.equal(mirrored[~turned], ramp[~turned])
+
+
+def test_only_training_draws() -> None:
+    settings = {"backbone": "resnet18", "feature_size": [3, 32, 32]}
+    plain = {"video": {**settings, "backbone_config": TINY_RESNET}}
+    drawn = {"video": {**settings, "backbone_config": {**TINY_RESNET, "crop": [0.3, 1.0], "mirror": True}}}
+    model = other_model(("video",), drawn)
+    same = other_model(("video",), plain)
+    same.load_state_dict(model.state_dict())
+    inputs = {"video_features": torch.randn(4, 2, 3, 32, 32)}
+    assert torch.equal(run(model, inputs).logits, run(same, inputs).logits)
+    backbone = model.model.hierarchy.backbones["video"].train()
+    item = ModalityInput(inputs["video_features"], torch.ones(4, 2, dtype=torch.bool))
+    torch.manual_seed(3)
+    first = backbone(item)[0][0]
+    assert not torch.allclose(first, backbone(item)[0][0], atol=1e-3)
+    torch.manual_seed(3)
+    backbone.network.load_state_dict(same.model.hierarchy.backbones["video"].network.state_dict())
+    assert torch.equal(first, backbone(item)[0][0])
+    sound = {"audio": {"backbone": "resnet18", "feature_size": 40, "backbone_config": {**TINY_RESNET, "mirror": True}}}
+    with pytest.raises(ValueError, match="`mirror` is True but `feature_size` is 40"):
+        other_model(("audio",), sound)
+    drawn["video"]["backbone_config"]["crop"] = [0.0, 1.0]
+    with pytest.raises(ValueError, match="`crop` is"):
+        other_model(("video",), drawn)
