@@ -14,6 +14,7 @@ _BLOCK = 8192  # samples that are mixed down and resampled together; 0.2 s of so
 # Weights of a mono mix after ITU-R BS.775: front left/right 0.71, centre 1, surround 0.5, no low-frequency channel.
 _CHANNEL_WEIGHTS = {"FC": 1.0, "FL": 2**-0.5, "FR": 2**-0.5, "LFE": 0.0, "LFE2": 0.0}
 _CHANNEL_WEIGHTS |= dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5)
+_SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 
 class MediaError(ValueError):
@@ -91,7 +92,7 @@ class SoundSink:
             self._wait(frame)
         else:
             self._drain()
-            self._push(_mono(frame)[skipped : skipped + int(kept)])
+            self._push(_mono(frame, self.name)[skipped : skipped + int(kept)])
 
     def _wait(self, frame: Any) -> None:
         """Keep a block until there are enough of them."""
@@ -106,7 +107,7 @@ class SoundSink:
 
     def _drain(self) -> None:
         if self.waiting is not None and self.waiting.samples:
-            self._push(_mono(self.waiting.read()))
+            self._push(_mono(self.waiting.read(), self.name))
 
     def _change_rate(self, rate: int) -> None:
         self._drain()
@@ -263,12 +264,10 @@ class _Resampler:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
-def _mono(frame: Any) -> np.ndarray:
+def _mono(frame: Any, name: str) -> np.ndarray:
     """One decoded block as float32 `(num_samples,)`, channels weighted by their place."""
-    values = frame.to_ndarray()
     names = [channel.name for channel in frame.layout.channels]
-    if not frame.format.is_planar:
-        values = values.reshape(-1, len(names)).T
+    values = _samples(frame, len(names), name)
     if values.dtype == np.uint8:
         values = (values.astype(np.float32) - 128) / 128
     elif values.dtype.kind == "i":
@@ -277,6 +276,25 @@ def _mono(frame: Any) -> np.ndarray:
         return values[0].astype(np.float32, copy=False)
     weights = np.array([_CHANNEL_WEIGHTS.get(name, 2**-0.5) for name in names], np.float32)
     return (weights / weights.sum()) @ values.astype(np.float32, copy=False)
+
+
+def _samples(frame: Any, channels: int, name: str) -> np.ndarray:
+    """
+    The values of a block as `(channels, num_samples)`.
+
+    Not by `to_ndarray`: PyAV takes what lies behind the pointers of a frame for further planes when there are eight or
+    more, and the process dies.
+    """
+    kind = frame.format.name.removesuffix("p")
+    if kind not in _SAMPLE_TYPES:
+        raise MediaError(
+            f"{name} has sound samples of the unknown format {frame.format.name!r}: convert it, e.g. to AAC."
+        )
+    planar = frame.format.is_planar
+    count = frame.samples if planar else frame.samples * channels
+    planes = frame.planes[: channels if planar else 1]
+    values = np.stack([np.frombuffer(plane, _SAMPLE_TYPES[kind], count) for plane in planes])
+    return values if planar else values.reshape(-1, channels).T
 
 
 def resample(waveform: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:

@@ -130,6 +130,23 @@ def test_mono_mix(layout, gains, expected):
     np.testing.assert_allclose(decode_audio(data), expected * tone(2.0, 16000), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("codec", "layout", "place", "expected"),
+    [
+        ("aac", "5.1", 2, 1 / (2 * 2**-0.5 + 1 + 2 * 0.5)),
+        ("libopus", "7.1", 2, 1 / (2 * 2**-0.5 + 1 + 4 * 0.5)),
+        ("libopus", "7.1", 7, 0.5 / (2 * 2**-0.5 + 1 + 4 * 0.5)),
+        ("aac", "hexadecagonal", 3, 1 / 16),
+    ],
+)
+def test_mono_mix_of_many_planes(codec, layout, place, expected):
+    """Eight planes and more do not fit into a frame's own pointers."""
+    gains = [float(channel == place) for channel in range(av.AudioLayout(layout).nb_channels)]
+    data = media_bytes("matroska", video=None, audio=codec, rate=48000, layout=layout, gains=gains)
+    wave = decode_audio(data, sampling_rate=48000)
+    assert loudness(wave, 48000) == pytest.approx(expected * AMPLITUDE, rel=0.05)
+
+
 @pytest.mark.parametrize("fps", [1, 5, 8, 12.5, 25, 40])
 def test_frames_are_those_shown_at_the_sampling_instants(clip_path, fps):
     shown = [index_of(frame) for frame in decode_video(clip_path, fps=fps)]
