@@ -222,7 +222,9 @@ class IntentRecognitionPipeline(Pipeline):
                     f"{processor.feature_sizes}: pass `<modality>_features`, or train with a media encoder."
                 )
             settings = MediaSettings(**processor.media)
-            seconds = window_seconds or self._window_seconds(kept)
+            seconds = window_seconds
+            if seconds is None:
+                seconds = self._window_seconds([name for name in kept if f"{name}_features" not in sample.features])
             part = settings, seconds, stride_seconds, sample.start, sample.end
             for window in read_windows(media.get("audio"), media.get("video"), *part):
                 yield Part(sample, window, text, False, 0)
@@ -285,9 +287,17 @@ class IntentRecognitionPipeline(Pipeline):
 
     def _window_seconds(self, kept: Sequence[str]) -> float:
         """Length of a window of which the model reads everything, the rest that may join the last one included."""
-        longest = MediaSettings(**self.processor.media).max_clip_seconds or _WINDOW
-        read = self.model.seconds_read(kept)
-        return longest if read is None else min(longest, read / (1 + TAIL))
+        read = self._seconds_read(kept)
+        if read is None:
+            return _WINDOW
+        longest = read / (1 + TAIL)
+        return longest if MediaSettings(**self.processor.media).max_clip_seconds else min(longest, _WINDOW)
+
+    def _seconds_read(self, names: Sequence[str]) -> float | None:
+        """How much of a window reaches the model, through the processor and behind the encoder; `None`: all of it."""
+        cut = self.processor.media and MediaSettings(**self.processor.media).max_clip_seconds
+        limits = [cut if {"audio", "video"} & set(names) else None, self.model.seconds_read(names)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
         """Words of a window that has none; its sound is given back when the model is not to hear it."""
@@ -358,7 +368,7 @@ class IntentRecognitionPipeline(Pipeline):
             notes.append("the words come from speech recognition and may be wrong.")
         elif "text" in used and len(parts) > 1:
             notes.append("the words given are taken for every window.")
-        read = self.model.seconds_read([name for name in used if f"{name}_features" not in parts[0].sample.features])
+        read = self._seconds_read([name for name in used if f"{name}_features" not in parts[0].sample.features])
         if read is not None and any(part.window.end - part.window.start > read + 1e-3 for part in parts):
             notes.append(
                 f"the model reads the first {read:.3g} s of a window only: set `window_seconds` to that or less."
