@@ -9,6 +9,8 @@ import numpy as np
 _EPSILON = 1e-6  # seconds; far below a time base tick, above the rounding of times kept as floats
 _JITTER = 0.1  # seconds; smaller deviations of sound timestamps are rounding of the container (1 ms in Matroska)
 _LONGEST_GAP = 600.0  # seconds of silence filled in for a gap of the timestamps; more is a damaged file
+_LONGEST_STILL = 3600.0  # seconds for which one picture is shown; more is a damaged file
+_STEP_BACK = 1.0  # seconds by which times may fall behind, as parts that overlap do; more would be left out unseen
 _BLOCK = 8192  # samples that are mixed down and resampled together; 0.2 s of sound
 
 # Weights of a mono mix after ITU-R BS.775: front left/right 0.71, centre 1, surround 0.5, no low-frequency channel.
@@ -78,6 +80,8 @@ class SoundSink:
         index = self.cursor if frame.pts is None else round((frame.time - self.origin - start) * rate)
         if self.seen and abs(index - self.cursor) <= _JITTER * rate:
             index = self.cursor
+        elif self.seen and index < self.cursor - _STEP_BACK * rate:
+            raise _steps_back(self.name, self.what, (self.cursor - index) / rate)
         self.seen = True
         self.cursor = index + frame.samples
         stop = math.inf if end == math.inf else round((end - start) * rate)
@@ -165,6 +169,7 @@ class PictureSink:
 
     def add(self, frame: Any) -> None:
         time = self.shown_until if frame.pts is None else frame.time - self.origin
+        self._check_step(time)
         if self.request.fps is not None:
             self._emit_until(time, self.shown or frame)  # a track that begins late shows its first picture until then
         elif self.shown is not None:
@@ -174,6 +179,15 @@ class PictureSink:
         self.shown_until = time + duration
         if time >= self.request.end:
             self.done = True
+
+    def _check_step(self, time: float) -> None:
+        if self.shown is not None and time < self.shown_from - _STEP_BACK:
+            raise _steps_back(self.name, self.what, self.shown_from - time)
+        still = min(time, self.request.end) - max(self.shown_from, self.request.start)
+        if self.request.fps is not None and self.request.max_frames is None and still > _LONGEST_STILL:
+            raise DecodingError(
+                f"{self.name} is damaged: the times of its pictures jump by {still:.0f} s. Convert it again, or pass `end`."
+            )
 
     def _emit_once(self) -> None:
         start, end = self.request.start, self.request.end
@@ -213,6 +227,13 @@ class PictureSink:
     def finish(self) -> np.ndarray | None:
         self.flush()
         return np.frombuffer(self.buffer, np.uint8).reshape(-1, *self.shape) if self.count else None
+
+
+def _steps_back(name: str, what: str, seconds: float) -> DecodingError:
+    return DecodingError(
+        f"{name} is damaged, or several recordings in one file: the times of its {what} fall back by {seconds:.1f} s. "
+        "Convert it again, or take it apart."
+    )
 
 
 def picture_array(frame: Any, reformatter: Any, size: tuple[int, int] | None, crop: bool) -> np.ndarray:
