@@ -136,6 +136,8 @@ class IntentRecognitionPipeline(Pipeline):
         if size < 1:
             raise ValueError(f"`batch_size` is {size}: pass a positive number.")
         single = is_single(inputs)
+        if not single and not isinstance(inputs, Iterable):
+            raise TypeError(f"the input is {type(inputs).__name__}: pass a recording, a `dict`, or several of them.")
         answers = self._answers([inputs] if single else inputs, workers, size, preparation, computing, ranking)
         if single:
             return next(iter(list(answers)))
@@ -157,7 +159,16 @@ class IntentRecognitionPipeline(Pipeline):
             parts = run_ahead(parts, max(_AHEAD, together))  # fewer, and decoding would rest while a group is computed
         kept = preparation.get("modalities") or self.processor.modalities
         waiting: list[dict[str, Any]] = []
-        while group := list(islice(parts, together)):
+        failure: Exception | None = None
+        while failure is None:
+            group: list[Part] = []
+            try:
+                for part in islice(parts, together):
+                    group.append(part)
+            except Exception as error:  # what came before it is answered first, whatever the batch
+                failure = error
+            if not group:
+                break
             for part in group:
                 self._listen(part, asr, kept)
             for found in self._outputs(group, size, preparation.get("modalities"), computing):
@@ -166,6 +177,8 @@ class IntentRecognitionPipeline(Pipeline):
                 if found["part"].window.last:
                     yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)
                     waiting = []
+        if failure is not None:
+            raise failure
 
     def _outputs(
         self, parts: list[Part], size: int, modalities: Sequence[str] | None, computing: dict[str, Any]
