@@ -188,7 +188,14 @@ class IntentRecognitionPipeline(Pipeline):
         found: list[dict[str, Any]] = [{} for _ in parts]
         for first in range(0, len(order), size):
             numbers = order[first : first + size]
-            outputs = self.forward(self._collate([parts[number] for number in numbers], modalities), **computing)
+            batch = [parts[number] for number in numbers]
+            try:
+                made = self._collate(batch, modalities)
+            except (ValueError, TypeError) as error:  # which names a row of the batch only
+                places = ", ".join(str(part.position) for part in batch)
+                error.add_note(f"The rows of this batch are the inputs {places} of the pipeline (counted from 0).")
+                raise
+            outputs = self.forward(made, **computing)
             for row, number in enumerate(numbers):
                 found[number] = {"part": parts[number], **{name: value[row] for name, value in outputs.items()}}
         return found

@@ -422,6 +422,13 @@ def test_answers_before_a_failure_are_given(pipe: IntentRecognitionPipeline, cli
             same(answer, pipe(row))
 
 
+def test_rows_that_the_processor_refuses_are_found_among_the_inputs(pipe: IntentRecognitionPipeline) -> None:
+    good, bad = {"text": "thank you"}, {"text": "  "}
+    with pytest.raises(ValueError, match="text of sample 1 is empty") as caught:
+        pipe([good, good, good, bad], batch_size=2)
+    assert "rows of this batch are the inputs 2, 3 of the pipeline" in "".join(caught.value.__notes__)
+
+
 @pytest.mark.parametrize("value", [None, 3])
 def test_what_is_no_input_at_all(pipe: IntentRecognitionPipeline, value: Any) -> None:
     with pytest.raises(TypeError, match=f"the input is {type(value).__name__}: pass a recording"):
