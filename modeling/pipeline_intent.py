@@ -244,7 +244,7 @@ class IntentRecognitionPipeline(Pipeline):
             settings = MediaSettings(**processor.media)
             seconds = window_seconds
             if seconds is None:
-                seconds = self._window_seconds([name for name in kept if f"{name}_features" not in sample.features])
+                seconds = self.default_window([name for name in kept if f"{name}_features" not in sample.features])
             part = settings, seconds, stride_seconds, sample.start, sample.end
             for window in read_windows(media.get("audio"), media.get("video"), *part):
                 yield Part(sample, window, text, False, 0)
@@ -305,9 +305,15 @@ class IntentRecognitionPipeline(Pipeline):
         """Keys of an input that go to the processor as they are."""
         return tuple(self.processor.extra_columns)
 
-    def _window_seconds(self, kept: Sequence[str]) -> float:
-        """Length of a window of which the model reads everything, the rest that may join the last one included."""
-        read = self._seconds_read(kept)
+    def default_window(self, names: Sequence[str]) -> float:
+        """
+        Args:
+            names: Modalities that are read from a recording.
+
+        Returns:
+            Seconds of a window of which the model reads everything, the rest that may join the last one included.
+        """
+        read = self._seconds_read(names)
         if read is None:
             return _WINDOW
         longest = read / (1 + TAIL)
