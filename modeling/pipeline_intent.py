@@ -325,6 +325,10 @@ class IntentRecognitionPipeline(Pipeline):
         limits = [cut if {"audio", "video"} & set(names) else None, self.model.seconds_read(names)]
         return min((limit for limit in limits if limit is not None), default=None)
 
+    def _hears(self, samples: int) -> bool:
+        """Whether so much sound gives the model a single step."""
+        return self.model.backbone_owner().media_encoder.audio_front_end.hears(samples)
+
     def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
         """Words of a window that has none; its sound is given back when the model is not to hear it."""
         if asr is not None and part.text is None and part.window.audio is not None and "text" in kept:
@@ -336,6 +340,8 @@ class IntentRecognitionPipeline(Pipeline):
     def _collate(self, parts: Sequence[Part], modalities: Sequence[str] | None) -> dict[str, Tensor]:
         """The processor's inputs for a batch of windows."""
         for part in parts:
+            if part.window.audio is not None and not self._hears(len(part.window.audio)):
+                part.window.audio = None  # an answer from it would be one from nothing
             if not part.used:
                 wanted = list(self.processor.modalities if modalities is None else modalities)
                 raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 from transformers import pipeline
 
 from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
-from hf_mmintent.modeling.media_decoding import decode_clip
+from hf_mmintent.modeling.media_decoding import MediaError, decode_clip
 from hf_mmintent.modeling.media_windows import read_windows
 from hf_mmintent.modeling.pipeline_intent import IntentRecognitionPipeline
 from hf_mmintent.modeling.processing_media import MediaSettings
@@ -180,6 +180,20 @@ class Listener:
 def test_a_window_of_no_length_is_an_error(pipe: IntentRecognitionPipeline, clips: Path) -> None:
     with pytest.raises(ValueError, match="`seconds` is 0"):
         pipe(clips / "whole.mp4", window_seconds=0)
+
+
+def test_sound_too_short_for_a_single_step(pipe: IntentRecognitionPipeline, checkpoint: Path, tmp_path: Path) -> None:
+    """A mel window has 25 ms; less is no sound, and no answer is made of nothing."""
+    short = write_media(tmp_path / "a.wav", video=None, audio="pcm_s16le", rate=16000, layout="mono", seconds=0.024)
+    with pytest.raises(ValueError, match="input 0 has none of the modalities"):
+        pipe(short)
+    with pytest.raises(MediaError, match="none of the modalities"):
+        predict_one(checkpoint, clip=short)
+    answer = pipe({"audio": short, "text": "thank you"})
+    assert answer["used"] == ["text"] and "the recording has no sound: answered without." in answer["notes"]
+    assert predict_one(checkpoint, clip=short, text="thank you").used == ["input_ids"]
+    long = write_media(tmp_path / "b.wav", video=None, audio="pcm_s16le", rate=16000, layout="mono", seconds=0.025)
+    assert pipe(long)["used"] == ["audio"]
 
 
 def test_longer_windows_are_possible_and_noted(short_reader: Path, clips: Path) -> None:
