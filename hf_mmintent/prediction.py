@@ -89,6 +89,9 @@ def _inputs(
     inputs = dict(processor(text=words)) if words is not None and "text" in processor.modalities else {}
     known = {name: clip if name in processor.modalities else None for name in ("audio", "video")}
     features = model.clip_features(**known, settings=MediaSettings(**processor.media))
+    for name in ("audio", "video"):
+        if f"{name}_features" in features and not features[f"{name}_attention_mask"].any():
+            del features[f"{name}_features"], features[f"{name}_attention_mask"]  # too short for a single step
     raw = {"audio_features": "input_values", "video_features": "pixel_values"}
     used = ["input_ids"] * ("input_ids" in inputs) + [name for key, name in raw.items() if key in features]
     if not used:

@@ -52,6 +52,11 @@ class LogMel(nn.Module):
         """Feature steps per second."""
         return self.config.sampling_rate / self.hop / self.config.frames_per_step
 
+    def hears(self, samples: int) -> bool:
+        """Whether so much sound gives a valid step."""
+        frames = self.config.frames_per_step if self.config.step_reduction == "stack" else 1
+        return samples >= self.window + (frames - 1) * self.hop
+
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
@@ -167,6 +172,10 @@ class AudioBackbone(nn.Module):
             return None
         step = 2 * _WHISPER_HOP if self.strides is None else self.strides.step  # samples
         return self.config.sampling_rate / step / self.config.frames_per_step
+
+    def hears(self, samples: int) -> bool:
+        """Whether so much sound gives a state."""
+        return samples >= self.shortest if self.takes_mel else bool(self.pieces(0, samples))
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """

@@ -9,11 +9,14 @@ import numpy as np
 _EPSILON = 1e-6  # seconds; far below a time base tick, above the rounding of times kept as floats
 _JITTER = 0.1  # seconds; smaller deviations of sound timestamps are rounding of the container (1 ms in Matroska)
 _LONGEST_GAP = 600.0  # seconds of silence filled in for a gap of the timestamps; more is a damaged file
+_LONGEST_STILL = 3600.0  # seconds for which one picture is shown; more is a damaged file
+_STEP_BACK = 1.0  # seconds by which times may fall behind, as parts that overlap do; more would be left out unseen
 _BLOCK = 8192  # samples that are mixed down and resampled together; 0.2 s of sound
 
 # Weights of a mono mix after ITU-R BS.775: front left/right 0.71, centre 1, surround 0.5, no low-frequency channel.
 _CHANNEL_WEIGHTS = {"FC": 1.0, "FL": 2**-0.5, "FR": 2**-0.5, "LFE": 0.0, "LFE2": 0.0}
 _CHANNEL_WEIGHTS |= dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5)
+_SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
 
 class MediaError(ValueError):
@@ -77,6 +80,8 @@ class SoundSink:
         index = self.cursor if frame.pts is None else round((frame.time - self.origin - start) * rate)
         if self.seen and abs(index - self.cursor) <= _JITTER * rate:
             index = self.cursor
+        elif self.seen and index < self.cursor - _STEP_BACK * rate:
+            raise _steps_back(self.name, self.what, (self.cursor - index) / rate)
         self.seen = True
         self.cursor = index + frame.samples
         stop = math.inf if end == math.inf else round((end - start) * rate)
@@ -91,7 +96,7 @@ class SoundSink:
             self._wait(frame)
         else:
             self._drain()
-            self._push(_mono(frame)[skipped : skipped + int(kept)])
+            self._push(_mono(frame, self.name)[skipped : skipped + int(kept)])
 
     def _wait(self, frame: Any) -> None:
         """Keep a block until there are enough of them."""
@@ -106,7 +111,7 @@ class SoundSink:
 
     def _drain(self) -> None:
         if self.waiting is not None and self.waiting.samples:
-            self._push(_mono(self.waiting.read()))
+            self._push(_mono(self.waiting.read(), self.name))
 
     def _change_rate(self, rate: int) -> None:
         self._drain()
@@ -164,6 +169,7 @@ class PictureSink:
 
     def add(self, frame: Any) -> None:
         time = self.shown_until if frame.pts is None else frame.time - self.origin
+        self._check_step(time)
         if self.request.fps is not None:
             self._emit_until(time, self.shown or frame)  # a track that begins late shows its first picture until then
         elif self.shown is not None:
@@ -173,6 +179,15 @@ class PictureSink:
         self.shown_until = time + duration
         if time >= self.request.end:
             self.done = True
+
+    def _check_step(self, time: float) -> None:
+        if self.shown is not None and time < self.shown_from - _STEP_BACK:
+            raise _steps_back(self.name, self.what, self.shown_from - time)
+        still = min(time, self.request.end) - max(self.shown_from, self.request.start)
+        if self.request.fps is not None and self.request.max_frames is None and still > _LONGEST_STILL:
+            raise DecodingError(
+                f"{self.name} is damaged: the times of its pictures jump by {still:.0f} s. Convert it again, or pass `end`."
+            )
 
     def _emit_once(self) -> None:
         start, end = self.request.start, self.request.end
@@ -212,6 +227,13 @@ class PictureSink:
     def finish(self) -> np.ndarray | None:
         self.flush()
         return np.frombuffer(self.buffer, np.uint8).reshape(-1, *self.shape) if self.count else None
+
+
+def _steps_back(name: str, what: str, seconds: float) -> DecodingError:
+    return DecodingError(
+        f"{name} is damaged, or several recordings in one file: the times of its {what} fall back by {seconds:.1f} s. "
+        "Convert it again, or take it apart."
+    )
 
 
 def picture_array(frame: Any, reformatter: Any, size: tuple[int, int] | None, crop: bool) -> np.ndarray:
@@ -263,12 +285,10 @@ class _Resampler:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
-def _mono(frame: Any) -> np.ndarray:
+def _mono(frame: Any, name: str) -> np.ndarray:
     """One decoded block as float32 `(num_samples,)`, channels weighted by their place."""
-    values = frame.to_ndarray()
     names = [channel.name for channel in frame.layout.channels]
-    if not frame.format.is_planar:
-        values = values.reshape(-1, len(names)).T
+    values = _samples(frame, len(names), name)
     if values.dtype == np.uint8:
         values = (values.astype(np.float32) - 128) / 128
     elif values.dtype.kind == "i":
@@ -277,6 +297,25 @@ def _mono(frame: Any) -> np.ndarray:
         return values[0].astype(np.float32, copy=False)
     weights = np.array([_CHANNEL_WEIGHTS.get(name, 2**-0.5) for name in names], np.float32)
     return (weights / weights.sum()) @ values.astype(np.float32, copy=False)
+
+
+def _samples(frame: Any, channels: int, name: str) -> np.ndarray:
+    """
+    The values of a block as `(channels, num_samples)`.
+
+    Not by `to_ndarray`: PyAV takes what lies behind the pointers of a frame for further planes when there are eight or
+    more, and the process dies.
+    """
+    kind = frame.format.name.removesuffix("p")
+    if kind not in _SAMPLE_TYPES:
+        raise MediaError(
+            f"{name} has sound samples of the unknown format {frame.format.name!r}: convert it, e.g. to AAC."
+        )
+    planar = frame.format.is_planar
+    count = frame.samples if planar else frame.samples * channels
+    planes = frame.planes[: channels if planar else 1]
+    values = np.stack([np.frombuffer(plane, _SAMPLE_TYPES[kind], count) for plane in planes])
+    return values if planar else values.reshape(-1, channels).T
 
 
 def resample(waveform: np.ndarray, sampling_rate: int, target_rate: int) -> np.ndarray:

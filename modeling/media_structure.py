@@ -133,6 +133,102 @@ def _matroska(file: BinaryIO, size: int) -> str | None:
     return None
 
 
+# ---- MP4 and QuickTime (ISO/IEC 14496-12) -------------------------------------------------------------------------------
+
+_MOV_TOP = {b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"styp", b"free", b"skip", b"wide", b"uuid", b"meta"}
+_MOV_NESTED = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}  # boxes that hold others and nothing else
+_MOV_TABLES = {  # bytes in front of the entries, bytes of an entry
+    b"stts": (8, 8),
+    b"ctts": (8, 8),
+    b"stsc": (8, 12),
+    b"stss": (8, 4),
+    b"stco": (8, 4),
+    b"co64": (8, 8),
+}
+_MOV_MEDIA = {b"vmhd": b"vide", b"smhd": b"soun"}  # header of a track's media -> what its handler is called
+
+
+def _mov(file: BinaryIO, size: int) -> str | None:
+    """Boxes fill the file, and within the index each other; a track of sound or pictures has all of its tables."""
+    at = 0
+    while at + 8 <= size:
+        name, begin, end = _mov_box(file, at, size)
+        if not _mov_name(name) or (name not in _MOV_TOP and end > size):
+            return None  # what lies behind the last box, a tag or padding, is none of the decoder's business
+        if end > size:
+            return f"is cut off: {end - size} of its bytes are missing"
+        if end < begin:
+            return f"is damaged at byte {at}"
+        if name in _MOV_NESTED and (fault := _mov_boxes(file, name, begin, end)):
+            return fault
+        at = end
+    return None
+
+
+def _mov_box(file: BinaryIO, at: int, limit: int) -> tuple[bytes, int, int]:
+    """Name of the box at `at`, begin and end of what it holds; one of no stated length goes on up to `limit`."""
+    file.seek(at)
+    length, name = int.from_bytes(_exactly(file, 4), "big"), _exactly(file, 4)
+    if length == 1:
+        return name, at + 16, at + int.from_bytes(_exactly(file, 8), "big")
+    return name, at + 8, limit if length == 0 else at + length
+
+
+def _mov_name(name: bytes) -> bool:
+    return all(32 <= byte < 127 or byte == 169 for byte in name)
+
+
+def _mov_boxes(file: BinaryIO, parent: bytes, at: int, limit: int) -> str | None:
+    found: dict[bytes, tuple[int, int]] = {}
+    while at + 8 <= limit:
+        name, begin, end = _mov_box(file, at, limit)
+        if not begin <= end <= limit or not _mov_name(name):
+            return f"is damaged at byte {at} (a box of {parent.decode()!r})"
+        if name in _MOV_TABLES and not _mov_table_fits(file, name, begin, end):
+            return f"is damaged at byte {at} ({name.decode()!r} is too short for its entries)"
+        if name in _MOV_NESTED and (fault := _mov_boxes(file, name, begin, end)):
+            return fault
+        found[name], at = (begin, end), end
+    if b"cmov" in found:  # an index that is compressed
+        return None
+    if missing := _mov_missing(file, parent, found):
+        return f"is damaged near byte {limit} ({parent.decode()!r} has no {missing})"
+    return None
+
+
+def _mov_table_fits(file: BinaryIO, name: bytes, begin: int, end: int) -> bool:
+    front, entry = _MOV_TABLES[name]
+    if end - begin < front:
+        return False
+    file.seek(begin + front - 4)
+    return front + entry * int.from_bytes(_exactly(file, 4), "big") <= end - begin
+
+
+def _mov_missing(file: BinaryIO, parent: bytes, found: dict[bytes, tuple[int, int]]) -> str | None:
+    """What a box should hold and does not."""
+    needed: dict[bytes, tuple[tuple[bytes, ...], ...]] = {
+        b"moov": ((b"mvhd",), (b"trak",)),
+        b"trak": ((b"tkhd",), (b"mdia",)),
+        b"mdia": ((b"mdhd",), (b"hdlr",), (b"minf",)),
+        b"minf": ((b"stbl",),),
+        b"stbl": ((b"stsd",), (b"stts",), (b"stsc",), (b"stsz", b"stz2"), (b"stco", b"co64")),
+    }
+    for names in needed.get(parent, ()):
+        if not found.keys() & set(names):
+            return " or ".join(repr(name.decode()) for name in names)
+    if parent != b"mdia":
+        return None
+    inner, limit = found[b"minf"]
+    file.seek(found[b"hdlr"][0] + 8)
+    handler = _exactly(file, 4)
+    while inner + 8 <= limit:
+        name, _, end = _mov_box(file, inner, limit)
+        if _MOV_MEDIA.get(name, handler) != handler:
+            return f"handler {_MOV_MEDIA[name].decode()!r}"
+        inner = end
+    return None
+
+
 # ---- AVI ----------------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +450,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
     "ogg": _ogg,
     "matroska": _matroska,
     "avi": _avi,
+    "mov": _mov,
     "flv": _flv,
     "asf": _asf,
     "mp3": _mp3,

@@ -136,6 +136,8 @@ class IntentRecognitionPipeline(Pipeline):
         if size < 1:
             raise ValueError(f"`batch_size` is {size}: pass a positive number.")
         single = is_single(inputs)
+        if not single and not isinstance(inputs, Iterable):
+            raise TypeError(f"the input is {type(inputs).__name__}: pass a recording, a `dict`, or several of them.")
         answers = self._answers([inputs] if single else inputs, workers, size, preparation, computing, ranking)
         if single:
             return next(iter(list(answers)))
@@ -157,7 +159,16 @@ class IntentRecognitionPipeline(Pipeline):
             parts = run_ahead(parts, max(_AHEAD, together))  # fewer, and decoding would rest while a group is computed
         kept = preparation.get("modalities") or self.processor.modalities
         waiting: list[dict[str, Any]] = []
-        while group := list(islice(parts, together)):
+        failure: Exception | None = None
+        while failure is None:
+            group: list[Part] = []
+            try:
+                for part in islice(parts, together):
+                    group.append(part)
+            except Exception as error:  # what came before it is answered first, whatever the batch
+                failure = error
+            if not group:
+                break
             for part in group:
                 self._listen(part, asr, kept)
             for found in self._outputs(group, size, preparation.get("modalities"), computing):
@@ -166,6 +177,8 @@ class IntentRecognitionPipeline(Pipeline):
                 if found["part"].window.last:
                     yield self.postprocess(waiting, asr=asr is not None, kept=kept, **ranking)
                     waiting = []
+        if failure is not None:
+            raise failure
 
     def _outputs(
         self, parts: list[Part], size: int, modalities: Sequence[str] | None, computing: dict[str, Any]
@@ -175,7 +188,14 @@ class IntentRecognitionPipeline(Pipeline):
         found: list[dict[str, Any]] = [{} for _ in parts]
         for first in range(0, len(order), size):
             numbers = order[first : first + size]
-            outputs = self.forward(self._collate([parts[number] for number in numbers], modalities), **computing)
+            batch = [parts[number] for number in numbers]
+            try:
+                made = self._collate(batch, modalities)
+            except (ValueError, TypeError) as error:  # which names a row of the batch only
+                places = ", ".join(str(part.position) for part in batch)
+                error.add_note(f"The rows of this batch are the inputs {places} of the pipeline (counted from 0).")
+                raise
+            outputs = self.forward(made, **computing)
             for row, number in enumerate(numbers):
                 found[number] = {"part": parts[number], **{name: value[row] for name, value in outputs.items()}}
         return found
@@ -222,7 +242,9 @@ class IntentRecognitionPipeline(Pipeline):
                     f"{processor.feature_sizes}: pass `<modality>_features`, or train with a media encoder."
                 )
             settings = MediaSettings(**processor.media)
-            seconds = window_seconds or self._window_seconds(kept)
+            seconds = window_seconds
+            if seconds is None:
+                seconds = self.default_window([name for name in kept if f"{name}_features" not in sample.features])
             part = settings, seconds, stride_seconds, sample.start, sample.end
             for window in read_windows(media.get("audio"), media.get("video"), *part):
                 yield Part(sample, window, text, False, 0)
@@ -283,11 +305,29 @@ class IntentRecognitionPipeline(Pipeline):
         """Keys of an input that go to the processor as they are."""
         return tuple(self.processor.extra_columns)
 
-    def _window_seconds(self, kept: Sequence[str]) -> float:
-        """Length of a window of which the model reads everything, the rest that may join the last one included."""
-        longest = MediaSettings(**self.processor.media).max_clip_seconds or _WINDOW
-        read = self.model.seconds_read(kept)
-        return longest if read is None else min(longest, read / (1 + TAIL))
+    def default_window(self, names: Sequence[str]) -> float:
+        """
+        Args:
+            names: Modalities that are read from a recording.
+
+        Returns:
+            Seconds of a window of which the model reads everything, the rest that may join the last one included.
+        """
+        read = self._seconds_read(names)
+        if read is None:
+            return _WINDOW
+        longest = read / (1 + TAIL)
+        return longest if MediaSettings(**self.processor.media).max_clip_seconds else min(longest, _WINDOW)
+
+    def _seconds_read(self, names: Sequence[str]) -> float | None:
+        """How much of a window reaches the model, through the processor and behind the encoder; `None`: all of it."""
+        cut = self.processor.media and MediaSettings(**self.processor.media).max_clip_seconds
+        limits = [cut if {"audio", "video"} & set(names) else None, self.model.seconds_read(names)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _hears(self, samples: int) -> bool:
+        """Whether so much sound gives the model a single step."""
+        return self.model.backbone_owner().media_encoder.audio_front_end.hears(samples)
 
     def _listen(self, part: Part, asr: SpeechToText | None, kept: Sequence[str]) -> None:
         """Words of a window that has none; its sound is given back when the model is not to hear it."""
@@ -300,6 +340,8 @@ class IntentRecognitionPipeline(Pipeline):
     def _collate(self, parts: Sequence[Part], modalities: Sequence[str] | None) -> dict[str, Tensor]:
         """The processor's inputs for a batch of windows."""
         for part in parts:
+            if part.window.audio is not None and not self._hears(len(part.window.audio)):
+                part.window.audio = None  # an answer from it would be one from nothing
             if not part.used:
                 wanted = list(self.processor.modalities if modalities is None else modalities)
                 raise ValueError(
@@ -358,7 +400,7 @@ class IntentRecognitionPipeline(Pipeline):
             notes.append("the words come from speech recognition and may be wrong.")
         elif "text" in used and len(parts) > 1:
             notes.append("the words given are taken for every window.")
-        read = self.model.seconds_read([name for name in used if f"{name}_features" not in parts[0].sample.features])
+        read = self._seconds_read([name for name in used if f"{name}_features" not in parts[0].sample.features])
         if read is not None and any(part.window.end - part.window.start > read + 1e-3 for part in parts):
             notes.append(
                 f"the model reads the first {read:.3g} s of a window only: set `window_seconds` to that or less."

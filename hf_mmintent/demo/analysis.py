@@ -111,6 +111,7 @@ class Labeller:
         pipe: Pipeline, sample: dict[str, Any], answer: dict[str, Any], kept: Sequence[str], seconds: float
     ) -> tuple[list[float], dict[str, list[float]], str]:
         """Weights where the architecture computes them, else what leaving a modality out takes from the first label."""
+        seconds = min(seconds, pipe.default_window(kept))  # a model that reads less would stand for the whole window
         settings = {"window_seconds": seconds, "stride_seconds": seconds / 2}
         windows = pipe(sample, modalities=list(kept), **settings)["windows"]
         times = [(window["start"] + window["end"]) / 2 for window in windows]

@@ -55,6 +55,15 @@ def test_an_analysis_has_ranking_changes_and_shares(checkpoint: Path, clip: Path
     )
 
 
+def test_windows_of_the_plot_are_what_the_model_reads(clip: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """A model that reads a second of a longer window would stand for all of it."""
+    name = str(save_clip_checkpoint(tmp_path, tiny_tokenizer, media_max_lengths={"audio": 55}))  # 1.1 s
+    found = Labeller([name]).analyse(name, str(clip), "hello", ["text", "audio"], 10.0)
+    assert found.times == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5], abs=0.05)
+    assert len(Labeller([name]).analyse(name, str(clip), "hello", ["text", "video"], 10.0).times) == 1
+    assert Labeller([name]).analyse(name, None, "hello", ["text"], 1.0).answer["used"] == ["text"]
+
+
 def test_shares_without_weights_are_what_leaving_out_takes(
     checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

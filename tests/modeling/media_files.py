@@ -91,9 +91,8 @@ def _write_sound(out: Any, stream: Any, seconds: float, rate: int, layout: str, 
     wave = np.outer(gains if gains is not None else [1.0] * channels, tone(seconds, rate)).astype(np.float32)
     convert = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
     for begin in range(0, wave.shape[1], 4800):
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(wave[:, begin : begin + 4800]), format="fltp", layout=layout
-        )
+        packed = np.ascontiguousarray(wave[:, begin : begin + 4800].T).reshape(1, -1)  # PyAV takes at most 7 planes
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
         for converted in convert.resample(frame):
             out.mux(stream.encode(converted))

@@ -130,6 +130,23 @@ def test_mono_mix(layout, gains, expected):
     np.testing.assert_allclose(decode_audio(data), expected * tone(2.0, 16000), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("codec", "layout", "place", "expected"),
+    [
+        ("aac", "5.1", 2, 1 / (2 * 2**-0.5 + 1 + 2 * 0.5)),
+        ("libopus", "7.1", 2, 1 / (2 * 2**-0.5 + 1 + 4 * 0.5)),
+        ("libopus", "7.1", 7, 0.5 / (2 * 2**-0.5 + 1 + 4 * 0.5)),
+        ("aac", "hexadecagonal", 3, 1 / 16),
+    ],
+)
+def test_mono_mix_of_many_planes(codec, layout, place, expected):
+    """Eight planes and more do not fit into a frame's own pointers."""
+    gains = [float(channel == place) for channel in range(av.AudioLayout(layout).nb_channels)]
+    data = media_bytes("matroska", video=None, audio=codec, rate=48000, layout=layout, gains=gains)
+    wave = decode_audio(data, sampling_rate=48000)
+    assert loudness(wave, 48000) == pytest.approx(expected * AMPLITUDE, rel=0.05)
+
+
 @pytest.mark.parametrize("fps", [1, 5, 8, 12.5, 25, 40])
 def test_frames_are_those_shown_at_the_sampling_instants(clip_path, fps):
     shown = [index_of(frame) for frame in decode_video(clip_path, fps=fps)]
@@ -388,3 +405,23 @@ def test_memory_does_not_grow_with_the_length(tmp_path, root):
         assert float(output[0]) == pytest.approx(seconds, rel=0.02)
         peaks.append(int(output[2]) - int(output[1]))
     assert peaks[1] < 1.25 * peaks[0], f"peak memory beyond the result for 10 s and 600 s: {peaks} bytes"
+
+
+@pytest.mark.parametrize("kind", ["mpegts", "mpeg"])
+@pytest.mark.parametrize("parts", ["sound", "pictures"])
+def test_recordings_joined_byte_by_byte(kind, parts):
+    """Their times begin anew: what follows the first one would be left out without a word."""
+    codecs = {"mpegts": ("libx264", "aac"), "mpeg": ("mpeg1video", "mp2")}[kind]
+    codecs = (None, codecs[1]) if parts == "sound" else (codecs[0], None)
+    once = media_bytes(kind, seconds=2.0, video=codecs[0], audio=codecs[1])
+    assert decode_clip(once).duration == pytest.approx(2.0, abs=0.1)
+    with pytest.raises(MediaError, match=f"the times of its {parts} fall back by|is damaged"):
+        decode_clip(once + once)
+
+
+def test_pictures_whose_times_jump():
+    data = media_bytes("matroska", audio=None, times=[0.0, 0.04, 0.08, 50000.0])
+    with pytest.raises(MediaError, match="times of its pictures jump by 50000 s"):
+        decode_clip(data, size=16)
+    assert len(decode_video(data, size=16, end=10.0)) == 80  # so long the picture is wanted
+    assert len(decode_video(data, fps=None)) == 4

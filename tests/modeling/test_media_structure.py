@@ -42,6 +42,11 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
             **BOTH,
         },
     ),
+    "mp4": ("mov", {"container": "mp4", **BOTH}),
+    "mp4, index first": ("mov", {"container": "mp4", "options": {"movflags": "faststart"}, **BOTH}),
+    "mp4 of fragments": ("mov", {"container": "mp4", "options": {"movflags": "frag_keyframe+empty_moov"}, **BOTH}),
+    "mov": ("mov", {"container": "mov", "audio": "pcm_s16le", **BOTH}),
+    "3gp": ("mov", {"container": "3gp", "video": "mpeg4", **BOTH}),
     "avi": ("avi", {"container": "avi", "video": "mpeg4", "audio": "mp2", **BOTH}),
     "flv": ("flv", {"container": "flv", "video": "flv1", "audio": "libmp3lame", **BOTH}),
     "wmv": ("asf", {"container": "asf", "video": "wmv2", "audio": "libmp3lame", **BOTH}),
@@ -187,3 +192,37 @@ def test_formats_that_do_not_tell_are_left_to_their_decoders(tmp_path: Path) -> 
     assert structure_fault(io.BytesIO(b"anything"), "mov") is None
     for family in ("ogg", "matroska", "flv", "mpeg"):
         assert structure_fault(io.BytesIO(b"\xff" * 100), family) is not None
+
+
+@pytest.mark.parametrize("name", ["mp4", "mov", "3gp"])
+def test_damage_of_the_index_does_not_lose_a_track(files: dict[str, bytes], name: str) -> None:
+    """Demuxers leave out a track whose tables they cannot read, and play the other."""
+    data = files[name]
+    index = data.index(b"moov") - 4
+    lost = []
+    for at in range(index + 4, len(data), 29):
+        for changed in (data[:at], data[:at] + data[at + 4 :]):
+            try:
+                clip = decode_clip(changed, fps=2, size=16)
+            except MediaError:
+                continue
+            if clip.audio is None or clip.frames is None:
+                lost.append(at - index)
+    assert not lost
+
+
+def test_what_boxes_need_not_say(files: dict[str, bytes]) -> None:
+    data = files["mp4"]
+    assert fault(data + b"TAG" + bytes(125), "mp4") is None  # a tag behind the file
+    assert fault(data + bytes(4096), "mp4") is None  # padding
+    at = data.index(b"mdat") - 4
+    first = files["mp4, index first"]
+    to_the_end = first.index(b"mdat") - 4
+    assert fault(first[:to_the_end] + bytes(4) + first[to_the_end + 4 :], "mp4") is None  # the last box has no length
+    long = (1).to_bytes(4, "big") + b"mdat" + (int.from_bytes(data[at : at + 4], "big") + 8).to_bytes(8, "big")
+    assert fault(data[:at] + long + data[at + 8 :], "mp4") is None
+    trak = data.index(b"trak")
+    assert "'trak'" in str(fault(data[: trak + 4] + b"\0\0\0\x07" + data[trak + 8 :], "mp4"))
+    media, index = data[: trak - 8], data[trak - 8 :]
+    assert "'vide'" in str(fault(media + index.replace(b"vide", b"junk", 1), "mp4"))
+    assert "'stts'" in str(fault(media + index.replace(b"stts", b"sttx", 1), "mp4"))

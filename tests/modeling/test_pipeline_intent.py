@@ -408,6 +408,33 @@ def test_an_error_ahead_comes_in_its_turn() -> None:
         next(items)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_answers_before_a_failure_are_given(pipe: IntentRecognitionPipeline, clips: Path, workers: int) -> None:
+    """Also of those that share a batch, or a group of batches, with what fails."""
+    words = [{"text": "thank you"}, {"clip": clips / "whole.mp4"}, {"text": "please leave now"}]
+    for inputs in ([*words, b"no clip", words[0]], (row for row in [*words, {"clip": b""}])):
+        found = []
+        with pytest.raises(MediaError) as caught:
+            for answer in pipe(iter(inputs), batch_size=2, num_workers=workers):
+                found.append(answer)
+        assert len(found) == 3 and "input 3 of the pipeline" in "".join(caught.value.__notes__)
+        for answer, row in zip(found, words, strict=True):
+            same(answer, pipe(row))
+
+
+def test_rows_that_the_processor_refuses_are_found_among_the_inputs(pipe: IntentRecognitionPipeline) -> None:
+    good, bad = {"text": "thank you"}, {"text": "  "}
+    with pytest.raises(ValueError, match="text of sample 1 is empty") as caught:
+        pipe([good, good, good, bad], batch_size=2)
+    assert "rows of this batch are the inputs 2, 3 of the pipeline" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_what_is_no_input_at_all(pipe: IntentRecognitionPipeline, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"the input is {type(value).__name__}: pass a recording"):
+        pipe(value)
+
+
 def test_an_abandoned_iterator_leaves_no_thread(pipe: IntentRecognitionPipeline, clips: Path) -> None:
     before = threading.active_count()
     answers = pipe(clips / "whole.mp4" for _ in range(1000))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers import pipeline
 
-from hf_mmintent.modeling.media_decoding import decode_clip
+from hf_mmintent.modeling.configuration_media_encoder import MediaEncoderConfig
+from hf_mmintent.modeling.media_decoding import MediaError, decode_clip
 from hf_mmintent.modeling.media_windows import read_windows
 from hf_mmintent.modeling.pipeline_intent import IntentRecognitionPipeline
 from hf_mmintent.modeling.processing_media import MediaSettings
@@ -144,6 +146,54 @@ def test_nothing_of_a_window_is_cut_off(short_reader: Path, clips: Path) -> None
         assert any(moved), f"nothing heard the change at {begin / 16000:.1f} s"
     only = pipe(clips / "long.mp4", modalities=["video"])["windows"]
     assert [window["start"] for window in only] == pytest.approx([0.0, 1.875, 3.75])
+
+
+def test_nothing_is_cut_off_where_clips_have_a_longest_length(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """A short rest joins the last window: windows are shorter than `max_clip_seconds` by that much."""
+    encoder = MediaEncoderConfig(num_mel_bins=6, grid_size=4, image_size=24, max_clip_seconds=2.0)
+    pipe = pipeline(TASK, model=str(save_clip_checkpoint(tmp_path, tiny_tokenizer, encoder_config=encoder)))
+    generator = np.random.default_rng(0)
+    for seconds in (2.0, 2.15, 5.1):
+        sound = generator.normal(0, 0.1, round(seconds * 16000)).astype(np.float32)
+        changed = sound.copy()
+        changed[-800:] = generator.normal(0, 0.5, 800)
+        before, after = pipe({"audio": sound}), pipe({"audio": changed})
+        assert scores(before) != scores(after), f"the end of {seconds} s is not heard"
+        assert max(window["end"] - window["start"] for window in before["windows"]) <= 2.0
+        assert not any("reads the first" in note for note in before["notes"])
+    assert len(pipe({"audio": sound[:32000]})["windows"]) == 1  # as long as a clip may be
+    longer = pipe({"audio": sound}, window_seconds=4.0)
+    assert any("reads the first 2 s of a window" in note for note in longer["notes"]), longer["notes"]
+    words = pipe({"audio": sound}, modalities=["text"], asr=Listener())["windows"]
+    assert [window["text"] for window in words] == ["hello"]
+
+
+class Listener:
+    """Hears one word in everything."""
+
+    feature_extractor = SimpleNamespace(sampling_rate=16000)
+
+    def __call__(self, sound: dict[str, Any]) -> dict[str, str]:
+        return {"text": "hello"}
+
+
+def test_a_window_of_no_length_is_an_error(pipe: IntentRecognitionPipeline, clips: Path) -> None:
+    with pytest.raises(ValueError, match="`seconds` is 0"):
+        pipe(clips / "whole.mp4", window_seconds=0)
+
+
+def test_sound_too_short_for_a_single_step(pipe: IntentRecognitionPipeline, checkpoint: Path, tmp_path: Path) -> None:
+    """A mel window has 25 ms; less is no sound, and no answer is made of nothing."""
+    short = write_media(tmp_path / "a.wav", video=None, audio="pcm_s16le", rate=16000, layout="mono", seconds=0.024)
+    with pytest.raises(ValueError, match="input 0 has none of the modalities"):
+        pipe(short)
+    with pytest.raises(MediaError, match="none of the modalities"):
+        predict_one(checkpoint, clip=short)
+    answer = pipe({"audio": short, "text": "thank you"})
+    assert answer["used"] == ["text"] and "the recording has no sound: answered without." in answer["notes"]
+    assert predict_one(checkpoint, clip=short, text="thank you").used == ["input_ids"]
+    long = write_media(tmp_path / "b.wav", video=None, audio="pcm_s16le", rate=16000, layout="mono", seconds=0.025)
+    assert pipe(long)["used"] == ["audio"]
 
 
 def test_longer_windows_are_possible_and_noted(short_reader: Path, clips: Path) -> None:
