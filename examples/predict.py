@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from hf_mmintent.modeling.media_sampling import MediaError
 from hf_mmintent.prediction import predict_one
 
 
@@ -17,7 +18,10 @@ def main() -> None:
     parser.add_argument("--text", help="what is said in it")
     parser.add_argument("--top_k", type=int, default=5)
     arguments = parser.parse_args()
-    answer = predict_one(arguments.checkpoint, clip=arguments.clip, text=arguments.text, top_k=arguments.top_k)
+    try:
+        answer = predict_one(arguments.checkpoint, clip=arguments.clip, text=arguments.text, top_k=arguments.top_k)
+    except MediaError as error:
+        raise SystemExit(f"predict.py: {error}") from None
     if answer.none_of_these is not None:
         print(f"none of these ({answer.none_of_these}), margin {answer.margin:.4f}; the ranking without that rule:")
     for name, value in answer.ranking:

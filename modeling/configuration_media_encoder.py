@@ -82,14 +82,16 @@ class MediaEncoderConfig(MMIntentConfig):
     # `audio_overlap_seconds` at inner ends only serve as context. Both belong to the features; memory decides nothing.
     audio_chunk_seconds: float | int | None = 30.0  # above every utterance of the datasets; None: in one piece
     audio_overlap_seconds: float | int = 2.0  # most of what a speech encoder attends to lies within
-    audio_seconds_per_call: float | int = 120.0  # sound per backbone call; bounds memory, does not change results
+    audio_seconds_per_call: float | int = (
+        120.0  # sound per backbone call at most; bounds memory, does not change results
+    )
     # One vector per frame: "pooler" (the backbone's own), "mean" of all tokens or the "first" one. All patches of all
     # frames one after the other: "tokens". "spatiotemporal" (XMEI): P patches averaged over the frames, then T frames
     # averaged over the patches. The last two leave class tokens out.
     video_pooling: Literal["pooler", "mean", "first", "tokens", "spatiotemporal"] = "pooler"
     video_layers: tuple[int, ...] | list[int] | None = None  # hidden states to average; None: the last one only
     freeze_backbones: bool = True  # as the papers do (features extracted once); False: fine-tune them too
-    frames_per_chunk: int = 64  # images per backbone call; bounds memory, does not change results
+    frames_per_chunk: int = 64  # images per backbone call at most; bounds memory, does not change results
     # Arithmetic of the backbones' matrix products, whatever the type of the weights; features come in that of the weights.
     compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the type of the weights
 

@@ -216,9 +216,10 @@ def picture_features(
         if isinstance(front_end, PixelGrid):
             rows.add(front_end.cells(values[None], _ones(len(values), device))[0])
         elif summed:
-            tokens = front_end.encode(values.to(front_end.encoder.dtype))
-            spatial = tokens.float().sum(0) + (0 if spatial is None else spatial)
-            rows.add(tokens.mean(1))
+            for call in values.to(front_end.encoder.dtype).split(front_end.frames_per_call(values.device)):
+                tokens = front_end.encode(call)
+                spatial = tokens.float().sum(0) + (0 if spatial is None else spatial)
+                rows.add(tokens.mean(1))
         else:
             rows.add(front_end(values[None], _ones(len(values), device))[0][0])
     if not count:

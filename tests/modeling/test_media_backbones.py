@@ -129,6 +129,26 @@ def test_similar_clips_share_a_call_only_where_padding_is_masked():
     assert len(calls) == 1  # windows are of one length
 
 
+def test_pictures_of_a_call():
+    """On a CPU so many that they stay in its caches, in training as configured: there a call may be a batch of statistics."""
+    config = AutoConfig.for_model("clip_vision_model", **TOWER, **IMAGE)
+    encoder = image_encoder(config, video_pooling="mean", frames_per_chunk=500)  # of 32 × 32
+    calls: list[int] = []
+    front_end = encoder.video_front_end
+    front_end.encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    frames = torch.randn(1, 200 * torch.get_num_threads(), 3, 32, 32)
+    whole = encoder(pixel_values=frames).video_features
+    assert calls == [196 * torch.get_num_threads(), 4 * torch.get_num_threads()]
+    front_end.train()
+    assert front_end.frames_per_call(torch.device("cpu")) == 500 == front_end.frames_per_call(torch.device("cuda"))
+    front_end.eval()
+    encoder.config.frames_per_chunk = 7
+    torch.testing.assert_close(encoder(pixel_values=frames).video_features, whole, atol=1e-5, rtol=1e-5)
+    assert max(calls[2:]) == 7
+
+
 def test_groups_respect_the_budget():
     strides = Striding(AutoConfig.for_model("wav2vec2"))
     pieces = [cut_clip(row, length, 10**9, 0, strides)[0] for row, length in enumerate((900, 1000, 500, 990, 2000))]
