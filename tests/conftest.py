@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 _HOME = tempfile.mkdtemp(prefix="hf_mmintent_home_")  # before any Hugging Face import: the libraries read it once
 os.environ.update(
@@ -70,3 +71,21 @@ def tiny_tokenizer():
     path = Path(tempfile.mkdtemp(prefix="tiny_tokenizer_")) / "vocab.txt"
     path.write_text("\n".join(vocab) + "\n", encoding="utf-8")
     return BertTokenizer(vocab=str(path), do_lower_case=True)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A tiny classifier that takes raw clips; files with a subject of their own put another one in its place."""
+    from tests.modeling.pipeline_cases import save_clip_checkpoint
+
+    return save_clip_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint: Path) -> Any:
+    """The pipeline of that checkpoint."""
+    from transformers import pipeline
+
+    from tests.modeling.pipeline_cases import TASK
+
+    return pipeline(TASK, model=str(checkpoint), device="cpu")

@@ -18,18 +18,8 @@ from hf_mmintent.benchmark.media import benchmark_media, format_media_report, me
 from hf_mmintent.modeling.pipeline_intent import IntentRecognitionPipeline
 from hf_mmintent.modeling.processing_media import MediaSettings
 from tests.modeling.media_files import write_media
-from tests.modeling.pipeline_cases import TASK, save_clip_checkpoint
+from tests.modeling.pipeline_cases import TASK
 from tests.modeling.testers import ALL_TESTERS
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    return save_clip_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint: Path) -> IntentRecognitionPipeline:
-    return pipeline(TASK, model=str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="module")

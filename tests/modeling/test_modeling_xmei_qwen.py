@@ -26,13 +26,8 @@ from .xmei_cases import (
     rows,
     tiny_model,
     tiny_processor,
+    variants,
 )
-
-VARIANTS = [
-    pytest.param({}, id="lq_former-qwen2"),
-    pytest.param({"connector": "cat_mod", "lm": "qwen3"}, id="cat_mod-qwen3"),
-]
-variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @pytest.fixture

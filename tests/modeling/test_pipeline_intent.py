@@ -28,16 +28,6 @@ from .testers import ALL_TESTERS, LABELS, ModelTester
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    return save_clip_checkpoint(tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint: Path) -> IntentRecognitionPipeline:
-    return pipeline(TASK, model=str(checkpoint), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     write_media(folder / "whole.mp4", seconds=1.0)

@@ -31,12 +31,6 @@ from .xmei_cases import (
     tiny_processor,
 )
 
-VARIANTS = [
-    pytest.param({}, id="lq_former-qwen2"),
-    pytest.param({"connector": "cat_mod", "lm": "qwen3"}, id="cat_mod-qwen3"),
-]
-variants = pytest.mark.parametrize("variant", VARIANTS)
-
 
 @pytest.fixture
 def processor(tiny_tokenizer):

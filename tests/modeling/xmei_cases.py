@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
@@ -22,6 +23,11 @@ CONNECTORS: dict[str, dict[str, Any]] = {
     "lq_former": {"num_caption_tokens": 4, "num_learned_queries": 2},
     "cat_mod": {"num_guide_tokens": 4, "num_explorer_tokens": 2, "guide_schedule": [4, 2]},
 }
+VARIANTS = [
+    pytest.param({}, id="lq_former-qwen2"),
+    pytest.param({"connector": "cat_mod", "lm": "qwen3"}, id="cat_mod-qwen3"),
+]
+variants = pytest.mark.parametrize("variant", VARIANTS)
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
